@@ -1,0 +1,166 @@
+//! `bench`: seconds a step beside what this machine can do.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tch::{Device, Kind, Tensor};
+
+use super::{Changes, Compute, say, say_json, session_or_noise};
+use crate::data::{Ask, Front, Order, prepare, to_device};
+use crate::method::Step;
+use crate::run::{Register, Resolved, Session, machine};
+use crate::schedule::Clock;
+use crate::train::{Optimiser, OptimiserConfig};
+use crate::{Error, Named, Result};
+
+#[derive(Args)]
+pub(super) struct Bench {
+    /// A recipe
+    recipe: PathBuf,
+    /// Measured steps, after two that are thrown away
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    measure: u32,
+    /// JSON instead of lines
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    changes: Changes,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The best rate of matrix products of several sizes, in operations a second.
+fn matrix_peak(device: Device) -> f64 {
+    let mut best = 0.0f64;
+    for size in [1024i64, 1536, 2048, 3072] {
+        let [a, b] = [0, 1].map(|_| Tensor::rand([size, size], (Kind::Float, device)));
+        let until = Instant::now() + Duration::from_millis(600);
+        while Instant::now() < until {
+            let begun = Instant::now();
+            wait(&a.matmul(&b));
+            best = best.max(2.0 * (size as f64).powi(3) / begun.elapsed().as_secs_f64());
+        }
+    }
+    best
+}
+
+/// Waits for the device, by reading one number.
+fn wait(tensor: &Tensor) {
+    if tensor.device() != Device::Cpu {
+        let _ = tensor.reshape([-1]).get(0).double_value(&[]);
+    }
+}
+
+impl Bench {
+    pub(super) fn run(self, register: &Register) -> Result<()> {
+        let threads = self.compute.start();
+        let device = self.compute.device;
+        let overrides = self.changes.overrides();
+        let (session, note) = session_or_noise(|| Resolved::read(register, &self.recipe, &overrides), device)?;
+        let (seconds, flops) = self.steps(&session, device)?;
+        let peak = matrix_peak(device);
+        let [planned, loaded] = rates(&session)?;
+        let batch = session.resolved.batch.size as f64;
+        let memory = mask_torch::peak_memory(device)?.unwrap_or(0) as f64 / 1e6;
+        let share = flops.map(|flops| flops / seconds / peak);
+        if self.json {
+            return say_json(&serde_json::json!({
+                "recipe": self.recipe, "machine": machine(device), "threads": threads, "batch": batch, "note": note,
+                "seconds_a_step": seconds, "samples_per_second": batch / seconds, "flops_a_step": flops,
+                "matrix_product_peak": peak, "share_of_peak": share, "peak_memory_mb": memory,
+                "plans_per_second": planned, "loader_samples_per_second": loaded,
+            }));
+        }
+        say(format_args!("machine              {}, {threads} threads", machine(device)));
+        if let Some(note) = note {
+            say(format_args!("data                 {note}"));
+        }
+        say(format_args!("seconds a step       {seconds:.4} (median of {})", self.measure));
+        say(format_args!("samples a second     {:.1}", batch / seconds));
+        if let (Some(flops), Some(share)) = (flops, share) {
+            say(format_args!("operations a step    {:.1} GFLOP", flops / 1e9));
+            say(format_args!("share of the peak    {:.1} % of {:.0} GFLOP/s in matrix products", 100.0 * share, peak / 1e9));
+        }
+        say(format_args!("peak memory          {memory:.0} MB"));
+        say(format_args!("plans a second       {planned:.0}"));
+        say(format_args!("loader               {loaded:.0} samples a second"));
+        Ok(())
+    }
+
+    /// Median seconds and operations of a training step, without the loader.
+    fn steps(&self, session: &Session, device: Device) -> Result<(f64, Option<f64>)> {
+        let config = &session.resolved.config;
+        let OptimiserConfig::AdamW(adamw) = &config.train.optimiser;
+        let optimiser = Optimiser::new(&config.train.optimiser, &session.parameters)?;
+        let batch = session.resolved.batch.size;
+        let micro = session.resolved.batch.micro.unwrap_or(batch).min(batch) as usize;
+        let ids: Vec<u64> = (0..batch).map(|id| id % session.train.len().max(1)).collect();
+        let state = Named::new();
+        let mut times = Vec::new();
+        let mut flops = None;
+        for step in 0..u64::from(self.measure) + 2 {
+            let clock = Clock::at(step, config.train.steps, 1);
+            let ask = Ask { seed: config.seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
+            let prepared = prepare(&*session.train, &ids, &ask)?;
+            flops = flops.or_else(|| operations(session, &prepared.items));
+            let rows = prepared.items.len();
+            let begun = Instant::now();
+            mask_torch::drop_grads(optimiser.params())?;
+            let micros = rows.div_ceil(micro) as u32;
+            for first in (0..rows).step_by(micro) {
+                let batch = to_device(&prepared, first..(first + micro).min(rows), device)?;
+                let outcome = session.method.loss(&batch, &Step { clock: &clock, train: true, micro: 0 })?;
+                outcome.loss(micros)?.f_backward()?;
+            }
+            let norm = mask_torch::grad_norm(&optimiser.grads())?;
+            tch::no_grad(|| optimiser.step(adamw.peak(batch), &Tensor::ones_like(&norm), &Tensor::zeros_like(&norm)))?;
+            wait(&norm);
+            if step >= 2 {
+                times.push(begun.elapsed().as_secs_f64());
+            }
+        }
+        Ok((median(times), flops))
+    }
+}
+
+fn operations(session: &Session, items: &[crate::data::Item]) -> Option<f64> {
+    let mut total = 0.0;
+    for view in items.iter().flat_map(|item| &item.views) {
+        if let Some(crate::plan::Draft::Ready(plan)) = &view.draft {
+            let queried: usize = plan.queried.iter().map(Vec::len).sum();
+            total += session.method.flops(plan.seen.len() as f64, queried as f64)?;
+        }
+    }
+    Some(total)
+}
+
+/// Plans and whole samples that the loader makes in a second.
+fn rates(session: &Session) -> Result<[f64; 2]> {
+    let front: &dyn Front = &*session.train;
+    let seed = session.resolved.config.seed;
+    let order = Order::new(seed, front.len(), session.resolved.batch.size)?;
+    let state = Named::new();
+    let clock = Clock::at(0, 1, order.steps_in_epoch());
+    let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
+    let ids: Vec<u64> = (0..256).map(|id| id % front.len()).collect();
+    let rate = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
+        let (begun, mut rounds) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_millis(500) {
+            work()?;
+            rounds += 1;
+        }
+        Ok(f64::from(rounds) * ids.len() as f64 / begun.elapsed().as_secs_f64())
+    };
+    let rate_of_plans = rate(&|| front.plan(&ids, &ask).map(drop))?;
+    let rate_of_samples = rate(&|| prepare(front, &ids, &ask).map(drop))?;
+    if !(rate_of_plans.is_finite() && rate_of_samples.is_finite()) {
+        return Err(Error::Defect("a rate that is not finite".to_owned()));
+    }
+    Ok([rate_of_plans, rate_of_samples])
+}

@@ -1,0 +1,136 @@
+//! `show` and `masks`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tch::{Device, Kind, Tensor};
+
+use super::{Changes, Compute, say, session_or_noise};
+use crate::data::{Ask, prepare, to_device};
+use crate::grid::Grid;
+use crate::method::{Sheet, Split, Step};
+use crate::plan::Draft;
+use crate::report::{contact_sheet, png};
+use crate::run::{Register, Resolved, Session};
+use crate::schedule::Clock;
+use crate::{Error, Named, Result, store};
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// A recipe, the folder of a run, or a checkpoint
+    recipe: PathBuf,
+    /// The picture to write, a PNG
+    #[arg(long)]
+    out: PathBuf,
+    /// Samples
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=64))]
+    count: u64,
+    #[command(flatten)]
+    changes: Changes,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// Is there a trained model behind this path?
+fn is_run(path: &std::path::Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|extension| extension == "safetensors")
+}
+
+impl Show {
+    pub(super) fn run(self, register: &Register) -> Result<()> {
+        self.compute.start();
+        let device = self.compute.device;
+        let overrides = self.changes.overrides();
+        let session = if is_run(&self.recipe) {
+            Session::open(register, &self.recipe, &overrides, device)?.0
+        } else {
+            let resolve = || Resolved::read(register, &self.recipe, &overrides);
+            let (session, note) = session_or_noise(resolve, device)?;
+            tracing::info!("{}", note.unwrap_or_else(|| "a recipe has no weights yet: answers are those of an untrained model".to_owned()));
+            session
+        };
+        let sheet = sheet_of(&session, self.count)?;
+        let columns: Vec<&str> = sheet.columns.iter().map(String::as_str).collect();
+        let picture = contact_sheet(&sheet.rows, &columns)?;
+        store::write_bytes(&self.out, &png(&picture)?)?;
+        say(format_args!("{}: {}", self.out.display(), sheet.caption));
+        Ok(())
+    }
+}
+
+/// What a session's method hides and answers on its first held-out samples, under the masks of the held-out loss.
+///
+/// # Errors
+/// Data that can't be read.
+pub(crate) fn sheet_of(session: &Session, count: u64) -> Result<Sheet> {
+    let steps = session.resolved.config.train.steps;
+    let clock = Clock { step: steps, steps, epoch: 0, steps_in_epoch: 1 };
+    let state = Named::new();
+    let ask = Ask { seed: 0, clock: &clock, train: false, masked: true, state: &state, grid: None };
+    let ids: Vec<u64> = (0..session.held_out.len().min(count)).collect();
+    let prepared = prepare(&*session.held_out, &ids, &ask)?;
+    let batch = to_device(&prepared, 0..prepared.items.len(), session.device)?;
+    tch::no_grad(|| session.method.show(&batch, &Step { clock: &clock, train: false, micro: 0 }))
+}
+
+#[derive(Args)]
+pub(super) struct Masks {
+    /// A recipe, or the folder of a run
+    recipe: PathBuf,
+    /// Plans
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    count: u64,
+    /// Another grid than the recipe's, as H,W (or T, or T,H,W)
+    #[arg(long, value_delimiter = ',')]
+    grid: Option<Vec<usize>>,
+    /// The safetensors file to write: hidden, queried, scored and valid, bool [N, grid..]
+    #[arg(long)]
+    out: PathBuf,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+impl Masks {
+    pub(super) fn run(self, register: &Register) -> Result<()> {
+        let grid = self.grid.as_deref().map(Grid::new).transpose().map_err(|_| {
+            Error::value("--grid", "takes one to three sizes of at least 1, as 14,14")
+        })?;
+        let resolved = Resolved::read(register, &self.recipe, &self.changes.overrides())?;
+        let (seed, steps, batch) = (resolved.config.seed, resolved.config.train.steps, resolved.batch.size);
+        let front = resolved.method.front(&resolved.data, Split::Synthetic).map_err(|e| resolved.place(e, "method"))?;
+        let state = Named::new();
+        let (mut masks, mut shape) = ([Vec::new(), Vec::new(), Vec::new(), Vec::new()], Vec::new());
+        let ids: Vec<u64> = (0..self.count).collect();
+        // In the recipe's batches, since some rules act on a batch.
+        for (step, ids) in ids.chunks(batch as usize).enumerate() {
+            let clock = Clock::at(step as u64, steps, u64::MAX);
+            let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: grid.as_ref() };
+            for item in front.plan(ids, &ask)? {
+                let view = item.views.first().ok_or_else(|| Error::Defect("a plan without views".to_owned()))?;
+                let Some(Draft::Ready(plan)) = &view.draft else {
+                    let problem = "this method's masks come from a model's scores; a recipe alone doesn't settle them";
+                    return Err(Error::value("masks", problem));
+                };
+                shape = view.layout.grid()?.dims().iter().map(|side| *side as i64).collect();
+                let length = view.layout.len();
+                let queried: Vec<u32> = plan.queried.iter().flatten().copied().collect();
+                let valid: Vec<u32> = view.layout.free();
+                for (mask, set) in masks.iter_mut().zip([&plan.hidden, &queried, &plan.scored, &valid]) {
+                    let start = mask.len();
+                    mask.resize(start + length, false);
+                    set.iter().for_each(|position| mask[start + *position as usize] = true);
+                }
+            }
+        }
+        let mut size = vec![self.count as i64];
+        size.extend(&shape);
+        let mut tensors = Vec::new();
+        for (name, mask) in ["hidden", "queried", "scored", "valid"].into_iter().zip(&masks) {
+            tensors.push((name.to_owned(), Tensor::from_slice(mask).f_view(size.as_slice())?));
+        }
+        let share = tensors[0].1.to_kind(Kind::Float).to_device(Device::Cpu).mean(Kind::Double).double_value(&[]);
+        store::write(&self.out, &tensors, &Named::new())?;
+        say(format_args!("{} plans on {shape:?}, {:.2} % hidden, in {}", self.count, 100.0 * share, self.out.display()));
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! From a data set to batches: fronts, which know a modality, and the loader, which doesn't.
+
+mod loader;
+
+use ndarray::ArrayD;
+
+use crate::grid::{Grid, Layout};
+use crate::plan::Draft;
+use crate::schedule::Clock;
+use crate::{Named, Result};
+
+pub use loader::{Loader, Order, Prepared, WorkLimits, prepare, to_device};
+
+/// Numbers of one sample on their way to a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Array {
+    /// Real numbers.
+    F32(ArrayD<f32>),
+    /// Ids.
+    I64(ArrayD<i64>),
+    /// Bytes.
+    U8(ArrayD<u8>),
+}
+
+/// One view of one sample.
+#[derive(Clone, Debug)]
+pub struct ItemView {
+    /// The view's positions.
+    pub layout: Layout,
+    /// Its plan; none = read whole.
+    pub draft: Option<Draft>,
+    /// What the model reads, by name; filled by [`Front::fill`].
+    pub inputs: Named<Array>,
+}
+
+/// One sample of a global batch.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Its number in the data set.
+    pub id: u64,
+    /// Its views.
+    pub views: Vec<ItemView>,
+}
+
+/// For what a front is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The run's seed.
+    pub seed: u64,
+    /// The clock.
+    pub clock: &'a Clock,
+    /// Whether augmentation is on.
+    pub train: bool,
+    /// Whether plans are drawn; without them views are read whole.
+    pub masked: bool,
+    /// What training fed back, `lag` steps old.
+    pub state: &'a Named<Vec<f32>>,
+    /// Another grid than the data's, for mask statistics.
+    pub grid: Option<&'a Grid>,
+}
+
+/// The loader's half of a method: which samples there are, their plans, their values. Knows its modality, no tensor.
+pub trait Front: Send + Sync {
+    /// Samples.
+    fn len(&self) -> u64;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Plans the whole global batch: light, before anything is decoded.
+    ///
+    /// # Errors
+    /// A layout that the sampler can't work on.
+    fn plan(&self, global: &[u64], ask: &Ask<'_>) -> Result<Vec<Item>>;
+
+    /// Reads one sample: decodes, crops, corrupts. Called in parallel.
+    ///
+    /// # Errors
+    /// A sample that can't be read; the loader counts and skips it, or stops where the recipe is `strict`.
+    fn fill(&self, item: &mut Item, ask: &Ask<'_>) -> Result<()>;
+
+    /// The class of a sample, where the data has classes.
+    fn label(&self, id: u64) -> Option<u32> {
+        let _ = id;
+        None
+    }
+
+    /// Names of the classes.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What a sample is called in messages: a path, or `train-images#17`.
+    fn name(&self, id: u64) -> String {
+        format!("#{id}")
+    }
+
+    /// How many steps old the state is that `plan` reads, exactly.
+    fn lag(&self) -> u64 {
+        0
+    }
+
+    /// Whether a sample that can't be read stops the run.
+    fn strict(&self) -> bool {
+        false
+    }
+
+    /// What a sample looks like in front of any model, [D] numbers: the raw baseline of probes.
+    fn raw(&self, item: &Item) -> Option<Vec<f32>> {
+        let _ = item;
+        None
+    }
+}

@@ -1,0 +1,583 @@
+//! What a method is: the seam between loader, model and training loop.
+
+use std::ops::Range;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor};
+
+use crate::data::Front;
+use crate::grid::Layout;
+use crate::nn::{Parameters, Scope};
+use crate::plan::{DevicePlan, Draft, Plan};
+use crate::recipe::{Tree, Value, typed_over};
+use crate::report::Panel;
+use crate::schedule::Clock;
+use crate::{Error, Named, Result};
+
+/// What stands about a method in lists and documents.
+#[derive(Clone, Copy, Debug)]
+pub struct Card {
+    /// The word in recipes, files and `list`.
+    pub name: &'static str,
+    /// The paper's title.
+    pub title: &'static str,
+    /// Year of the paper.
+    pub year: u16,
+    /// arXiv number.
+    pub arxiv: Option<&'static str>,
+    /// Numbers of its pages in the method ledger.
+    pub ledger: &'static [u32],
+    /// What is hidden and what is predicted, in one line.
+    pub summary: &'static str,
+}
+
+/// Which part of the data a front reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// For training.
+    Train,
+    /// Never trained on.
+    HeldOut,
+    /// Nothing is opened: plans are drawn as usual, values are noise. For dry runs, mask statistics and benchmarks.
+    Synthetic,
+}
+
+/// Where a step of training or evaluation stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The clock.
+    pub clock: &'a Clock,
+    /// Whether dropout, stochastic depth and their like are on.
+    pub train: bool,
+    /// Micro-batch within the step.
+    pub micro: u32,
+}
+
+/// One view of the samples of a micro-batch, on the device.
+#[derive(Debug)]
+pub struct View {
+    /// What the model reads, by name (`pixels` [B, C, H, W]).
+    pub inputs: Named<Tensor>,
+    /// The layout that all rows share.
+    pub layout: Layout,
+    /// The plan, or what the loader could decide of it.
+    pub draft: DeviceDraft,
+}
+
+/// [`Draft`] of a micro-batch on the device.
+#[derive(Debug)]
+pub enum DeviceDraft {
+    /// Everything is decided.
+    Ready(DevicePlan),
+    /// Waits for scores; see [`crate::sampler::Sampler::select`].
+    Open {
+        /// [B, L], uniform.
+        noise: Tensor,
+        /// Counts that all rows share.
+        counts: Vec<u32>,
+    },
+    /// The view is read whole.
+    Whole,
+}
+
+impl View {
+    /// An input by name.
+    ///
+    /// # Errors
+    /// The front gave none of that name.
+    pub fn input(&self, name: &str) -> Result<&Tensor> {
+        self.inputs.get(name).ok_or_else(|| Error::Defect(format!("the loader gave no input '{name}'")))
+    }
+
+    /// The plan that the loader settled.
+    ///
+    /// # Errors
+    /// The draft is open, or the view is read whole.
+    pub fn plan(&self) -> Result<&DevicePlan> {
+        match &self.draft {
+            DeviceDraft::Ready(plan) => Ok(plan),
+            _ => Err(Error::Defect("this view has no settled plan".to_owned())),
+        }
+    }
+
+    /// The noise [B, L] and counts of an open draft.
+    ///
+    /// # Errors
+    /// The draft is settled.
+    pub fn open(&self) -> Result<(&Tensor, &[u32])> {
+        match &self.draft {
+            DeviceDraft::Open { noise, counts } => Ok((noise, counts)),
+            _ => Err(Error::Defect("this view has no open draft".to_owned())),
+        }
+    }
+}
+
+impl DeviceDraft {
+    /// Joins the drafts of a micro-batch.
+    ///
+    /// # Errors
+    /// Open and settled drafts mixed, or open ones with different counts.
+    pub fn collate(drafts: &[Option<&Draft>], length: usize, device: Device) -> Result<Self> {
+        let mixed = || Error::value("plan", "a batch mixes settled, open and whole drafts, or open ones of several counts");
+        match drafts.first() {
+            None | Some(None) => {
+                if drafts.iter().any(Option::is_some) { Err(mixed()) } else { Ok(Self::Whole) }
+            }
+            Some(Some(Draft::Ready(_))) => {
+                let plan = |draft: &Option<&Draft>| match draft {
+                    Some(Draft::Ready(plan)) => Ok(plan.clone()),
+                    _ => Err(mixed()),
+                };
+                let plans: Vec<Plan> = drafts.iter().map(plan).collect::<Result<_>>()?;
+                Ok(Self::Ready(DevicePlan::collate(&plans.iter().collect::<Vec<_>>(), length, device)?))
+            }
+            Some(Some(Draft::Open { counts, .. })) => {
+                let mut all = Vec::with_capacity(drafts.len() * length);
+                for draft in drafts {
+                    match draft {
+                        Some(Draft::Open { noise, counts: own }) if own == counts && noise.len() == length => {
+                            all.extend_from_slice(noise);
+                        }
+                        _ => return Err(mixed()),
+                    }
+                }
+                let noise = Tensor::from_slice(&all).view([drafts.len() as i64, length as i64]).to_device(device);
+                Ok(Self::Open { noise, counts: counts.clone() })
+            }
+        }
+    }
+}
+
+/// Counts over the *global* batch, known before its first forward, so that micro-batches and ranks change nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Samples.
+    pub samples: f64,
+    /// Scored positions of each view.
+    pub scored: Vec<f64>,
+    /// Hidden positions, and all positions, over all views.
+    pub hidden: [f64; 2],
+}
+
+/// A micro-batch on the device.
+#[derive(Debug)]
+pub struct Batch {
+    /// The views, each with all samples of the micro-batch.
+    pub views: Vec<View>,
+    /// Numbers of the samples.
+    pub ids: Vec<u64>,
+    /// Counts over the global batch.
+    pub totals: Totals,
+}
+
+impl Batch {
+    /// The only view.
+    ///
+    /// # Errors
+    /// There are several.
+    pub fn only_view(&self) -> Result<&View> {
+        match self.views.as_slice() {
+            [view] => Ok(view),
+            views => Err(Error::Defect(format!("the method reads one view, the loader gave {}", views.len()))),
+        }
+    }
+}
+
+/// What a term's sum is divided by.
+#[derive(Debug)]
+pub enum Count {
+    /// A count over the global batch: accumulation changes nothing.
+    Global(f64),
+    /// A count that hangs on outputs of this micro-batch; micro-batches are averaged. `--dry-run` names such terms.
+    Micro(Tensor),
+}
+
+/// One term of a loss: a sum and a count, both float32 or exact.
+#[derive(Debug)]
+pub struct Term {
+    /// Its name in the metrics.
+    pub name: &'static str,
+    /// Its weight in the loss.
+    pub weight: f64,
+    /// The sum over this micro-batch, a scalar on the device.
+    pub sum: Tensor,
+    /// What it is divided by.
+    pub count: Count,
+}
+
+/// How a note of several micro-batches becomes one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduce {
+    /// Added.
+    Sum,
+    /// Averaged.
+    Mean,
+}
+
+/// What a forward gave.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The terms of the loss.
+    pub terms: Vec<Term>,
+    /// Numbers or tensors for `after_step` and, where they are scalars, for the metrics.
+    pub notes: Vec<(&'static str, Tensor, Reduce)>,
+    /// The predictions at the scored positions, [N, P].
+    pub answers: Option<Tensor>,
+    /// What they should have been, [N, P].
+    pub targets: Option<Tensor>,
+    /// The plan that was settled in the forward, where the loader left it open.
+    pub plan: Option<DevicePlan>,
+}
+
+impl Outcome {
+    /// A loss of one term with a count over the global batch.
+    #[must_use]
+    pub fn one(name: &'static str, sum: Tensor, count: f64) -> Self {
+        let term = Term { name, weight: 1.0, sum: sum.to_kind(Kind::Float), count: Count::Global(count) };
+        Self { terms: vec![term], ..Self::default() }
+    }
+
+    /// With predictions and targets, for pictures and laws.
+    #[must_use]
+    pub fn with(mut self, answers: Tensor, targets: Tensor) -> Self {
+        self.answers = Some(answers);
+        self.targets = Some(targets);
+        self
+    }
+
+    /// The predictions, for pictures.
+    ///
+    /// # Errors
+    /// The method kept none.
+    pub fn predictions(&self) -> Result<&Tensor> {
+        self.answers.as_ref().ok_or_else(|| Error::Defect("the method kept no answers".to_owned()))
+    }
+
+    /// The loss of this micro-batch, a scalar on the device. `micros` is the number of micro-batches of the step.
+    ///
+    /// # Errors
+    /// No term.
+    pub fn loss(&self, micros: u32) -> Result<Tensor> {
+        let mut total: Option<Tensor> = None;
+        for term in &self.terms {
+            let value = term.value(micros) * term.weight;
+            total = Some(match total {
+                Some(total) => total + value,
+                None => value,
+            });
+        }
+        total.ok_or_else(|| Error::Defect("a method gave no loss term".to_owned()))
+    }
+}
+
+impl Term {
+    /// This micro-batch's share of the term's mean. A global count of 0 gives a sum over nothing, 0, not NaN.
+    #[must_use]
+    pub fn value(&self, micros: u32) -> Tensor {
+        match &self.count {
+            Count::Global(count) => &self.sum / if *count > 0.0 { *count } else { 1.0 },
+            Count::Micro(count) => &self.sum / count / f64::from(micros),
+        }
+    }
+}
+
+/// What a caller wants of an encoder besides its output.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Want {
+    /// Outputs of blocks, counted from 1 (the last block's output, after the final norm, always comes).
+    pub layers: Vec<usize>,
+    /// Rows (queries) of the last block's attention map.
+    pub attention_of: Option<Range<i64>>,
+}
+
+impl Want {
+    /// The output alone.
+    #[must_use]
+    pub fn last() -> Self {
+        Self::default()
+    }
+}
+
+/// What an encoder gave.
+#[derive(Debug)]
+pub struct Features {
+    /// The wanted layers in ascending order, the output last: [B, prefix + T, D].
+    pub layers: Vec<Tensor>,
+    /// Tokens in front that stand for no position (the class token).
+    pub prefix: i64,
+    /// [B, T], `true` = real; none = all.
+    pub valid: Option<Tensor>,
+    /// The wanted rows of the last attention map, [B, heads, rows, prefix + T].
+    pub attention: Option<Tensor>,
+}
+
+impl Features {
+    /// The output, prefix tokens in front: [B, prefix + T, D].
+    #[must_use]
+    pub fn last(&self) -> &Tensor {
+        &self.layers[self.layers.len() - 1]
+    }
+
+    /// The output without prefix tokens: [B, T, D].
+    #[must_use]
+    pub fn tokens(&self) -> Tensor {
+        self.last().slice(1, self.prefix, None, 1)
+    }
+
+    /// The mean of the real tokens, without prefix: [B, D].
+    #[must_use]
+    pub fn pooled(&self) -> Tensor {
+        let tokens = self.tokens();
+        match &self.valid {
+            None => tokens.mean_dim(1, false, Kind::Float),
+            Some(valid) => {
+                let weight = valid.unsqueeze(2).to_kind(tokens.kind());
+                let sum = (tokens * &weight).sum_dim_intlist(1, false, Kind::Float);
+                sum / weight.sum_dim_intlist(1, false, Kind::Float).clamp_min(1.0)
+            }
+        }
+    }
+}
+
+/// A representation model. The same `encode` serves pre-training, probes, teachers, fine-tuning and `--hf` folders.
+pub trait Encoder {
+    /// Reads a view; without a plan nothing is hidden.
+    ///
+    /// # Errors
+    /// Inputs whose shape doesn't fit.
+    fn encode(&self, view: &View, plan: Option<&DevicePlan>, want: &Want, step: &Step<'_>) -> Result<Features>;
+
+    /// Blocks.
+    fn depth(&self) -> usize;
+
+    /// Numbers of a token.
+    fn width(&self) -> i64;
+}
+
+/// The head or decoder that answers for queried positions.
+pub trait Predictor {
+    /// Answers for one group of queries, [N queried, P].
+    ///
+    /// # Errors
+    /// A plan that it can't answer for.
+    fn answer(&self, from: &Features, plan: &DevicePlan, group: usize, step: &Step<'_>) -> Result<Tensor>;
+}
+
+/// A model that makes targets or scores: frozen, or following a student. Asked without gradient only.
+#[derive(Debug)]
+pub struct Teacher<N> {
+    net: N,
+    pairs: Vec<(Tensor, Tensor)>,
+}
+
+impl<N> Teacher<N> {
+    /// Builds the teacher in a frozen scope `at` and lets it start as a copy of the student's parameters below
+    /// `student` (for example `encoder`), whose names below the two scopes are the same.
+    ///
+    /// # Errors
+    /// A parameter of the teacher that the student lacks.
+    pub fn copy_of(student: &Scope, at: &Scope, build: impl FnOnce(&Scope) -> Result<N>) -> Result<Self> {
+        let net = build(&at.frozen())?;
+        let (from, to) = (student.prefix(), at.prefix());
+        let all: Named<Tensor> = at.parameters().named().into_iter().collect();
+        let mut pairs = Vec::new();
+        for (name, tensor) in &all {
+            if let Some(rest) = name.strip_prefix(&to) {
+                let twin = all.get(&format!("{from}{rest}"));
+                let twin = twin.ok_or_else(|| Error::Defect(format!("the teacher's {name} has no twin in the student")))?;
+                pairs.push((tensor.shallow_clone(), twin.detach()));
+            }
+        }
+        let teacher = Self { net, pairs };
+        teacher.follow(0.0);
+        Ok(teacher)
+    }
+
+    /// Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student.
+    pub fn follow(&self, momentum: f64) {
+        tch::no_grad(|| {
+            for (mine, student) in &self.pairs {
+                let mut mine = mine.shallow_clone();
+                let _ = mine.lerp_(student, 1.0 - momentum);
+            }
+        });
+    }
+
+    /// The only door to the teacher: no gradient is recorded inside. Ask with a [`Step`] that isn't training.
+    ///
+    /// # Errors
+    /// What `f` returns.
+    pub fn ask<R>(&self, f: impl FnOnce(&N) -> Result<R>) -> Result<R> {
+        tch::no_grad(|| f(&self.net))
+    }
+}
+
+/// A picture of what a method hides and answers: rows of panels under column titles.
+#[derive(Debug, Default)]
+pub struct Sheet {
+    /// Titles of the columns.
+    pub columns: Vec<String>,
+    /// A row a sample.
+    pub rows: Vec<Vec<Panel>>,
+    /// What is to be seen, in words.
+    pub caption: String,
+}
+
+/// Steps of iterative unmasking ask a model for logits.
+pub trait Denoiser {
+    /// Logits [B, Q, L, V] for `x` [B, Q, L] (Q codebooks or sub-tokens, 1 for plain tokens; the mask's id where
+    /// hidden) at time `time`; `condition` [B] are class ids where the model has classes.
+    ///
+    /// # Errors
+    /// Shapes that don't fit.
+    fn logits(&self, x: &Tensor, time: f64, condition: Option<&Tensor>) -> Result<Tensor>;
+}
+
+/// A method. Object-safe: loop, probes, laws and tables are compiled once for all of them.
+pub trait Method {
+    /// One forward. Changes nothing, reads no tensor back to the host.
+    ///
+    /// # Errors
+    /// A batch that doesn't fit.
+    fn loss(&self, batch: &Batch, step: &Step<'_>) -> Result<Outcome>;
+
+    /// After each optimiser step, with the notes of all its micro-batches; returns the state for the loader.
+    ///
+    /// # Errors
+    /// Notes that don't fit.
+    fn after_step(&mut self, notes: &Named<Tensor>, step: &Step<'_>) -> Result<Named<Tensor>> {
+        let _ = (notes, step);
+        Ok(Named::new())
+    }
+
+    /// The representation model.
+    fn encoder(&self) -> &dyn Encoder;
+
+    /// The model for iterative unmasking, where there is one.
+    fn denoiser(&self) -> Option<&dyn Denoiser> {
+        None
+    }
+
+    /// What to look at: original, hidden, answer.
+    ///
+    /// # Errors
+    /// A batch that doesn't fit.
+    fn show(&self, batch: &Batch, step: &Step<'_>) -> Result<Sheet> {
+        let _ = (batch, step);
+        Ok(Sheet::default())
+    }
+
+    /// Operations of forward and backward for one sample with `seen` tokens read and `queried` ones answered for, a
+    /// multiplication and an addition counted as two; none where the method doesn't say.
+    fn flops(&self, seen: f64, queried: f64) -> Option<f64> {
+        let _ = (seen, queried);
+        None
+    }
+}
+
+/// The recipe keys of a method: a plain struct whose `Default` is the paper's. One word in `methods!` registers it.
+pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
+    /// The recipe's data keys of this modality.
+    type Data: Serialize + DeserializeOwned + Default;
+
+    /// What stands about it in lists.
+    const CARD: Card;
+
+    /// The loader's half.
+    ///
+    /// # Errors
+    /// Data that can't be read, or that doesn't fit the model.
+    fn front(&self, data: &Self::Data, split: Split) -> Result<Box<dyn Front>>;
+
+    /// The device's half.
+    ///
+    /// # Errors
+    /// Numbers that don't fit together.
+    fn build(&self, at: &Scope) -> Result<Box<dyn Method>>;
+}
+
+/// A method with its keys read, its type forgotten.
+pub trait Configured {
+    /// See [`MethodConfig::front`]. `data` is the resolved `data` tree.
+    ///
+    /// # Errors
+    /// As there, and data keys that can't be read.
+    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>>;
+
+    /// See [`MethodConfig::build`]; the parameters keep what was made.
+    ///
+    /// # Errors
+    /// As there.
+    fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>>;
+
+    /// All keys, resolved.
+    ///
+    /// # Errors
+    /// A value that YAML can't hold.
+    fn value(&self) -> Result<Value>;
+}
+
+impl<C: MethodConfig> Configured for C {
+    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
+        let data: C::Data = serde_yaml::from_value(data.clone()).map_err(|e| Error::value("data", e.to_string()))?;
+        MethodConfig::front(self, &data, split)
+    }
+
+    fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>> {
+        MethodConfig::build(self, &parameters.root())
+    }
+
+    fn value(&self) -> Result<Value> {
+        serde_yaml::to_value(self).map_err(|e| Error::Defect(e.to_string()))
+    }
+}
+
+/// A line of a modality crate's register.
+#[derive(Clone, Copy)]
+pub struct MethodEntry {
+    /// What stands about it.
+    pub card: Card,
+    /// Its keys and the modality's data keys, with the defaults.
+    pub defaults: fn() -> Result<(Value, Value)>,
+    /// Reads the keys under `method`, without `kind`.
+    pub read: fn(&Tree) -> Result<Box<dyn Configured>>,
+    /// Reads the keys under `data`, to find mistakes before any work; gives them resolved.
+    pub read_data: fn(&Tree) -> Result<Value>,
+}
+
+/// Registers the methods of a crate: `methods! { mae: MaeConfig, simmim: SimmimConfig }`.
+#[macro_export]
+macro_rules! methods {
+    ($($name:ident : $config:ty),+ $(,)?) => {
+        &[$($crate::method::entry::<$config>(stringify!($name))),+]
+    };
+}
+
+/// The line of one method.
+///
+/// # Panics
+/// At compile time, where the word isn't the card's name.
+#[must_use]
+pub const fn entry<C: MethodConfig>(word: &str) -> MethodEntry {
+    let (a, b) = (word.as_bytes(), C::CARD.name.as_bytes());
+    assert!(a.len() == b.len(), "the word in methods! must be the card's name");
+    let mut i = 0;
+    while i < a.len() {
+        // `i-jepa` is written `i_jepa` as a word.
+        assert!(a[i] == b[i] || (a[i] == b'_' && b[i] == b'-'), "the word in methods! must be the card's name");
+        i += 1;
+    }
+    MethodEntry {
+        card: C::CARD,
+        defaults: || {
+            let value = |v: std::result::Result<Value, serde_yaml::Error>| v.map_err(|e| Error::Defect(e.to_string()));
+            Ok((value(serde_yaml::to_value(C::default()))?, value(serde_yaml::to_value(C::Data::default()))?))
+        },
+        read: |tree| Ok(Box::new(tree.read(&["method"], typed_over::<C>)?)),
+        read_data: |tree| {
+            let data = tree.read(&["data"], typed_over::<C::Data>)?;
+            serde_yaml::to_value(&data).map_err(|e| Error::Defect(e.to_string()))
+        },
+    }
+}

@@ -1,0 +1,17 @@
+//! Transformer parts, and the scope in which their parameters are made.
+
+mod attention;
+mod block;
+mod decoder;
+mod embed;
+mod layers;
+mod position;
+mod scope;
+
+pub use attention::{Attention, QkvBias, RelativeBias, RelativeBiasConfig};
+pub use block::{Block, NormPlace, Stack, StackConfig};
+pub use decoder::{Decoder, DecoderConfig, LinearHead};
+pub use embed::{PatchEmbed, patches, unpatch};
+pub use layers::{Activation, LayerNorm, Linear, Mlp, drop_path, dropout};
+pub use position::{Positions as PositionTable, sin_cos};
+pub use scope::{Init, InitRule, Parameter, Parameters, Scope};

@@ -1,0 +1,295 @@
+//! What is measured of a model: held-out loss, kNN, linear probe.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use crate::data::{Ask, Front, prepare, to_device};
+use crate::eval::{knn, linear_probe};
+use crate::method::{Encoder, Method, Step, Want};
+use crate::schedule::Clock;
+use crate::stream::{Purpose, Stream};
+use crate::train::Progress;
+use crate::{Error, Named, Result};
+
+/// Samples that go through a model at once in evaluation.
+const CHUNK: usize = 256;
+
+/// The seed of everything in evaluation, so that runs of all seeds see the same masks and rows.
+const SEED: u64 = 0;
+
+/// Recipe keys of the held-out loss.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOutConfig {
+    /// Every so many steps, and at the end; 0 = only at the end.
+    pub every: u64,
+    /// Samples, at most.
+    pub samples: u64,
+}
+
+impl Default for HeldOutConfig {
+    fn default() -> Self {
+        Self { every: 200, samples: 512 }
+    }
+}
+
+/// Recipe keys of kNN: cosine similarity, weights exp(similarity / temperature).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnnConfig {
+    /// Every so many steps, and at the end; 0 = only at the end.
+    pub every: u64,
+    /// Training samples in the bank, at most.
+    pub train: u64,
+    /// Held-out samples that are classified, at most.
+    pub test: u64,
+    /// Neighbours.
+    pub k: u64,
+    /// Temperature of the weights.
+    pub temperature: f64,
+}
+
+impl Default for KnnConfig {
+    fn default() -> Self {
+        Self { every: 200, train: 2000, test: 500, k: 20, temperature: 0.07 }
+    }
+}
+
+/// Recipe keys of the linear probe, at the end: multinomial logistic regression on standardised features.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearConfig {
+    /// Training samples, at most.
+    pub train: u64,
+    /// Held-out samples, at most.
+    pub test: u64,
+}
+
+impl Default for LinearConfig {
+    fn default() -> Self {
+        Self { train: 10_000, test: 5000 }
+    }
+}
+
+crate::tagged! {
+    /// What is measured. Probes need classes and are left out where the data has none.
+    pub enum EvaluateConfig {
+        /// The loss on held-out samples under masks that never change.
+        held_out => HeldOut(HeldOutConfig),
+        /// Weighted nearest neighbours on the mean of the tokens.
+        knn => Knn(KnnConfig),
+        /// Logistic regression on the mean of the tokens, at the end.
+        linear => Linear(LinearConfig),
+    }
+}
+
+impl EvaluateConfig {
+    /// All three.
+    #[must_use]
+    pub fn usual() -> Vec<Self> {
+        vec![
+            Self::HeldOut(HeldOutConfig::default()),
+            Self::Knn(KnnConfig::default()),
+            Self::Linear(LinearConfig::default()),
+        ]
+    }
+
+    /// How often it is measured during training; 0 = only at the end.
+    #[must_use]
+    pub fn every(&self) -> u64 {
+        match self {
+            Self::HeldOut(config) => config.every,
+            Self::Knn(config) => config.every,
+            Self::Linear(_) => 0,
+        }
+    }
+}
+
+/// The mean loss over held-out samples under fixed masks: those of seed 0 at the end of training.
+///
+/// # Errors
+/// Data that can't be read.
+pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64, device: Device) -> Result<f64> {
+    // Epoch 0 at the last step: schedules are at their end, and the masks are the same at every call.
+    let clock = Clock { step: steps, steps, epoch: 0, steps_in_epoch: 1 };
+    let ids: Vec<u64> = (0..front.len().min(samples.max(1))).collect();
+    let (mut sum, mut weight) = (0.0, 0.0);
+    for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
+        let state = Named::new();
+        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: true, state: &state, grid: None };
+        let prepared = prepare(front, ids, &ask)?;
+        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+        let (part, count) = crate::train::evaluate(method, &batch, &clock, chunk as u64)?;
+        sum += part;
+        weight += count;
+    }
+    Ok(sum / weight.max(1e-300))
+}
+
+/// Features of samples, with what is known about them.
+#[derive(Debug)]
+pub struct Embedded {
+    /// [N, D], the mean of the tokens after the final norm.
+    pub features: Tensor,
+    /// [N, D'], what the samples look like in front of any model; none where the data doesn't say.
+    pub raw: Option<Tensor>,
+    /// Classes, where the data has them.
+    pub labels: Option<Vec<u32>>,
+    /// Names of the samples.
+    pub names: Vec<String>,
+    /// Samples that could not be read, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// Runs samples through an encoder, nothing hidden, no augmentation.
+///
+/// # Errors
+/// Data that can't be read.
+pub fn embed(
+    encoder: &dyn Encoder,
+    front: &dyn Front,
+    ids: &[u64],
+    device: Device,
+    what: Option<&str>,
+) -> Result<Embedded> {
+    let clock = Clock::at(0, 1, 1);
+    let mut progress = what.map(|what| Progress::new(what, 0, ids.len() as u64));
+    let (mut features, mut raw, mut labels, mut names) = (Vec::new(), Some(Vec::new()), Some(Vec::new()), Vec::new());
+    let (mut skipped, mut done) = (Vec::new(), 0);
+    for chunk in ids.chunks(CHUNK) {
+        let state = Named::new();
+        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
+        let prepared = prepare(front, chunk, &ask)?;
+        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+        let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
+        let step = Step { clock: &clock, train: false, micro: 0 };
+        let pooled = tch::no_grad(|| Ok::<_, Error>(encoder.encode(view, None, &Want::last(), &step)?.pooled()))?;
+        features.push(pooled.to_kind(tch::Kind::Float).to_device(Device::Cpu));
+        for item in &prepared.items {
+            raw = raw.zip(front.raw(item)).map(|(mut all, row)| {
+                all.push(Tensor::from_slice(&row));
+                all
+            });
+            labels = labels.zip(front.label(item.id)).map(|(mut all, label)| {
+                all.push(label);
+                all
+            });
+            names.push(front.name(item.id));
+        }
+        skipped.extend(prepared.skipped);
+        done += chunk.len();
+        if let Some(progress) = &mut progress {
+            progress.at(done as u64, "");
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    if features.is_empty() {
+        return Err(Error::value("data", "there is no sample to embed"));
+    }
+    let stacked = |rows: Vec<Tensor>| Tensor::f_stack(&rows, 0);
+    Ok(Embedded {
+        features: Tensor::f_cat(&features, 0)?,
+        raw: raw.filter(|rows| !rows.is_empty()).map(stacked).transpose()?,
+        labels,
+        names,
+        skipped,
+    })
+}
+
+/// One measured number of an encoder.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// `linear` or `knn`.
+    pub kind: &'static str,
+    /// Accuracy, 0 to 1.
+    pub accuracy: f64,
+    /// Training samples.
+    pub train: usize,
+    /// Held-out samples.
+    pub test: usize,
+}
+
+/// Scores of one encoder.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// What was measured: `pre-trained`, `random-initialised encoder`, `raw pixels`.
+    pub encoder: String,
+    /// Its scores.
+    pub scores: Vec<Score>,
+}
+
+/// Rows of a data set by a permutation that never changes.
+fn rows(front: &dyn Front, count: u64) -> Vec<u64> {
+    let order = Stream::keyed(SEED, Purpose::Evaluate, 0, 0).permutation(front.len() as usize);
+    order.into_iter().take(count as usize).map(u64::from).collect()
+}
+
+/// Probes an encoder, and, where `raw_name` says what to call it, the raw samples. Empty where the data has no classes.
+///
+/// # Errors
+/// Data that can't be read, features that aren't finite.
+pub fn score(
+    name: &str,
+    encoder: &dyn Encoder,
+    [train, test]: [&dyn Front; 2],
+    wanted: &[EvaluateConfig],
+    device: Device,
+    raw_name: Option<&str>,
+) -> Result<Vec<Scores>> {
+    let (mut most, mut kinds) = ([0, 0], 0);
+    for config in wanted {
+        let sizes = match config {
+            EvaluateConfig::HeldOut(_) => continue,
+            EvaluateConfig::Knn(config) => [config.train, config.test],
+            EvaluateConfig::Linear(config) => [config.train, config.test],
+        };
+        most = [most[0].max(sizes[0]), most[1].max(sizes[1])];
+        kinds += 1;
+    }
+    if kinds == 0 || train.label(0).is_none() || test.label(0).is_none() {
+        return Ok(Vec::new());
+    }
+    let bank = embed(encoder, train, &rows(train, most[0]), device, Some(&format!("{name}: training features")))?;
+    let held = embed(encoder, test, &rows(test, most[1]), device, Some(&format!("{name}: held-out features")))?;
+    let mut all = vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, |e| Some(&e.features))? }];
+    if let Some(raw_name) = raw_name.filter(|_| bank.raw.is_some() && held.raw.is_some()) {
+        let scores = probe(&bank, &held, wanted, |e| e.raw.as_ref())?;
+        all.push(Scores { encoder: raw_name.to_owned(), scores });
+    }
+    Ok(all)
+}
+
+fn probe<'a>(
+    bank: &'a Embedded,
+    held: &'a Embedded,
+    wanted: &[EvaluateConfig],
+    of: impl Fn(&'a Embedded) -> Option<&'a Tensor>,
+) -> Result<Vec<Score>> {
+    let (Some(x), Some(y), Some(test_x), Some(test_y)) = (of(bank), &bank.labels, of(held), &held.labels) else {
+        return Ok(Vec::new());
+    };
+    let mut scores = Vec::new();
+    for config in wanted {
+        let sizes = |train: u64, test: u64| [(train as usize).min(y.len()), (test as usize).min(test_y.len())];
+        let (kind, [n, m], accuracy) = match config {
+            EvaluateConfig::HeldOut(_) => continue,
+            EvaluateConfig::Knn(config) => {
+                let [n, m] = sizes(config.train, config.test);
+                let (a, b) = (x.narrow(0, 0, n as i64), test_x.narrow(0, 0, m as i64));
+                let k = config.k as usize;
+                ("knn", [n, m], knn(&a, &y[..n], &b, &test_y[..m], k, config.temperature)?.accuracy)
+            }
+            EvaluateConfig::Linear(config) => {
+                let [n, m] = sizes(config.train, config.test);
+                let (a, b) = (x.narrow(0, 0, n as i64), test_x.narrow(0, 0, m as i64));
+                // The rows are in random order already: the last tenth chooses the penalty.
+                let validation: Vec<usize> = (n - n / 10..n).collect();
+                ("linear", [n, m], linear_probe(&a, &y[..n], &b, &test_y[..m], &validation)?.accuracy)
+            }
+        };
+        scores.push(Score { kind, accuracy, train: n, test: m });
+    }
+    Ok(scores)
+}

@@ -1,0 +1,13 @@
+//! A recipe put to work: resolved, built, trained, looked at.
+
+mod evaluate;
+mod resolve;
+mod session;
+mod summary;
+
+pub use evaluate::{
+    Embedded, EvaluateConfig, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, embed, held_out, score,
+};
+pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
+pub use session::{Options, Pretrained, Session, plan_of, pretrain};
+pub use summary::machine;

@@ -1,0 +1,158 @@
+//! From a recipe's text, or a run's folder, to typed keys.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::evaluate::EvaluateConfig;
+use crate::method::{Configured, MethodEntry};
+use crate::recipe::{Mapping, Tree, Value, kind_of, to_yaml};
+use crate::train::{BatchConfig, TrainConfig};
+use crate::{Error, Result};
+
+/// What a modality crate registers.
+#[derive(Clone, Copy)]
+pub struct Register {
+    /// The crate's name, `mask-image`.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// Its methods.
+    pub methods: &'static [MethodEntry],
+    /// Hugging Face model types that `forward`, `probe` and `embed` read.
+    pub families: &'static [&'static dyn crate::hub::Family],
+    /// The index of its golden folders, a line `folder: method` each.
+    pub golden: &'static str,
+    /// Where its recipes lie below `experiments`.
+    pub modality: &'static str,
+}
+
+impl Register {
+    /// The register's line of a method.
+    #[must_use]
+    pub fn method(&self, name: &str) -> Option<&'static MethodEntry> {
+        self.methods.iter().find(|entry| entry.card.name == name)
+    }
+}
+
+/// The outer keys of a recipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeConfig {
+    /// Keys all randomness.
+    pub seed: u64,
+    /// What is read; the modality's keys.
+    pub data: Value,
+    /// The method and its keys.
+    pub method: Value,
+    /// Training.
+    pub train: TrainConfig,
+    /// What is measured, on the way and at the end.
+    pub evaluate: Vec<EvaluateConfig>,
+}
+
+/// What the command line changes.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--set key.path=value`.
+    pub sets: Vec<String>,
+    /// `--seed`.
+    pub seed: Option<u64>,
+    /// `--steps`.
+    pub steps: Option<u64>,
+}
+
+/// A recipe with every key read.
+pub struct Resolved {
+    /// The outer keys.
+    pub config: RecipeConfig,
+    /// The register's line of the method.
+    pub entry: &'static MethodEntry,
+    /// The method's keys.
+    pub method: Box<dyn Configured>,
+    /// The data keys, with defaults.
+    pub data: Value,
+    /// The batch.
+    pub batch: BatchConfig,
+    /// All keys as one tree.
+    pub value: Value,
+    tree: Tree,
+}
+
+impl Resolved {
+    /// Reads a recipe file, or the recipe of a run where `path` is its folder or its checkpoint.
+    ///
+    /// # Errors
+    /// A recipe that can't be read; the error says where.
+    pub fn read(register: &Register, path: &Path, overrides: &Overrides) -> Result<Self> {
+        let tree = match path.is_dir() {
+            true if path.join("recipe.yaml").is_file() => Tree::load(&path.join("recipe.yaml"))?,
+            true => return Err(Error::file(path, "is a folder without recipe.yaml: neither a recipe nor a run")),
+            false => Tree::load(path)?,
+        };
+        Self::of(register, tree, overrides)
+    }
+
+    /// Reads a tree that was loaded.
+    ///
+    /// # Errors
+    /// As [`Resolved::read`].
+    pub fn of(register: &Register, mut tree: Tree, overrides: &Overrides) -> Result<Self> {
+        for set in &overrides.sets {
+            tree.set(set)?;
+        }
+        if let Some(seed) = overrides.seed {
+            tree.set(&format!("seed={seed}"))?;
+        }
+        if let Some(steps) = overrides.steps {
+            tree.set(&format!("train.steps={steps}"))?;
+        }
+        let names: Vec<&str> = register.methods.iter().map(|entry| entry.card.name).collect();
+        let kind = tree.read(&["method"], |value| kind_of(value, &names).map(str::to_owned))?;
+        let entry = register.method(&kind).ok_or_else(|| Error::Defect(format!("{kind} left the register")))?;
+        let (method_defaults, data_defaults) = (entry.defaults)()?;
+        tree.over(defaults(&kind, method_defaults, data_defaults)?);
+        // The outer keys first: a misspelt one stops before the method's are looked at.
+        let mut config: RecipeConfig = tree.typed(&[])?;
+        let method = (entry.read)(&tree)?;
+        let data = (entry.read_data)(&tree)?;
+        let batch: BatchConfig = tree.typed(&["data", "batch"])?;
+        batch.check().map_err(|error| tree.place(error, ""))?;
+        config.train.check().map_err(|error| tree.place(error, ""))?;
+        config.data.clone_from(&data);
+        let mut method_value = Mapping::new();
+        method_value.insert("kind".into(), kind.into());
+        if let Value::Mapping(keys) = method.value()? {
+            method_value.extend(keys);
+        }
+        config.method = Value::Mapping(method_value);
+        let value = serde_yaml::to_value(&config).map_err(|error| Error::Defect(error.to_string()))?;
+        Ok(Self { config, entry, method, data, batch, value, tree })
+    }
+
+    /// The resolved recipe as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        to_yaml(&self.value)
+    }
+
+    /// Gives an error of a part's `build` its place in the recipe.
+    #[must_use]
+    pub fn place(&self, error: Error, prefix: &str) -> Error {
+        self.tree.place(error, prefix)
+    }
+}
+
+/// The tree below every recipe.
+fn defaults(kind: &str, method: Value, data: Value) -> Result<Value> {
+    let value = |v: std::result::Result<Value, serde_yaml::Error>| v.map_err(|e| Error::Defect(e.to_string()));
+    let mut tree = Mapping::new();
+    tree.insert("seed".into(), 0.into());
+    tree.insert("data".into(), data);
+    let mut named = Mapping::from_iter([("kind".into(), kind.into())]);
+    named.extend(method.as_mapping().cloned().unwrap_or_default());
+    tree.insert("method".into(), named.into());
+    tree.insert("train".into(), value(serde_yaml::to_value(TrainConfig::default()))?);
+    tree.insert("evaluate".into(), value(serde_yaml::to_value(EvaluateConfig::usual()))?);
+    Ok(Value::Mapping(tree))
+}

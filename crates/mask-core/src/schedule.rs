@@ -1,0 +1,195 @@
+//! Values that move over training.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Where training is. Schedules read it; some move a step, some an epoch, some by absolute steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Optimiser steps done, from 0.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Steps of an epoch.
+    pub steps_in_epoch: u64,
+}
+
+impl Clock {
+    /// The clock at a step.
+    #[must_use]
+    pub fn at(step: u64, steps: u64, steps_in_epoch: u64) -> Self {
+        let steps_in_epoch = steps_in_epoch.max(1);
+        Self { step, steps, epoch: step / steps_in_epoch, steps_in_epoch }
+    }
+
+    /// Share of training done, 0 to 1.
+    #[must_use]
+    pub fn progress(&self) -> f64 {
+        self.step as f64 / self.steps.max(1) as f64
+    }
+}
+
+/// A value as a function of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Curve {
+    /// Straight from `from` to `to`.
+    Linear,
+    /// Half a cosine from `from` to `to`.
+    Cosine,
+}
+
+/// Recipe keys of a value that moves from one number to another over training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// The value at the first step.
+    pub from: f64,
+    /// The value at the end.
+    pub to: f64,
+    /// How it moves in between.
+    pub curve: Curve,
+}
+
+impl Ramp {
+    /// A value that stays.
+    #[must_use]
+    pub fn constant(value: f64) -> Self {
+        Self { from: value, to: value, curve: Curve::Linear }
+    }
+
+    /// The value at the clock; at progress 1 exactly `to`.
+    #[must_use]
+    pub fn at(&self, clock: &Clock) -> f64 {
+        between(self.curve, self.from, self.to, clock.progress())
+    }
+}
+
+/// A value between two, at a share 0 to 1 of the way.
+fn between(curve: Curve, from: f64, to: f64, share: f64) -> f64 {
+    let share = share.clamp(0.0, 1.0);
+    match curve {
+        Curve::Linear => from + (to - from) * share,
+        Curve::Cosine => to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos()),
+    }
+}
+
+/// How the rate falls after its warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Half a cosine down to `last`, whose clock starts after the warm-up (MAE).
+    Cosine,
+    /// Half a cosine down to `last`, whose clock runs from step 0, so that the rate drops where the warm-up ends
+    /// (timm without a warm-up prefix: SimMIM).
+    CosineFromStart,
+    /// Straight down to `last`.
+    Linear,
+    /// No decay.
+    Constant,
+}
+
+/// Recipe keys of the rate over training: a straight warm-up, then a decay. Reached once a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateConfig {
+    /// Steps of warm-up.
+    pub warmup_steps: u64,
+    /// The rate at step 0, as a share of the peak.
+    pub first: f64,
+    /// How it falls.
+    pub decay: Decay,
+    /// The rate at the end, as a share of the peak.
+    pub last: f64,
+}
+
+impl Default for RateConfig {
+    fn default() -> Self {
+        Self { warmup_steps: 0, first: 0.0, decay: Decay::Cosine, last: 0.0 }
+    }
+}
+
+impl RateConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// A share outside 0 to 1.
+    pub fn check(&self) -> Result<()> {
+        for (key, share) in [("first", self.first), ("last", self.last)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::value(format!("train.schedule.{key}"), format!("{share} is not a share from 0 to 1")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The factor on the peak rate at the clock.
+    #[must_use]
+    pub fn at(&self, clock: &Clock) -> f64 {
+        let warmup = self.warmup_steps.min(clock.steps);
+        if clock.step < warmup {
+            return self.first + (1.0 - self.first) * clock.step as f64 / warmup as f64;
+        }
+        let after = (clock.step - warmup) as f64 / (clock.steps - warmup).max(1) as f64;
+        match self.decay {
+            Decay::Cosine => between(Curve::Cosine, 1.0, self.last, after),
+            Decay::CosineFromStart => between(Curve::Cosine, 1.0, self.last, clock.progress()),
+            Decay::Linear => between(Curve::Linear, 1.0, self.last, after),
+            Decay::Constant => 1.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Ledger 081: the rate of batch 4096 (2.4e-3) over 40 of 800 epochs of warm-up, a step an epoch here.
+    #[test]
+    fn maes_rate() {
+        let config = RateConfig { warmup_steps: 40, ..RateConfig::default() };
+        let rate = |step| 2.4e-3 * config.at(&Clock::at(step, 800, 1));
+        assert_eq!(rate(0), 0.0);
+        assert!((rate(20) - 1.2e-3).abs() < 1e-12);
+        assert_eq!(rate(40), 2.4e-3);
+        assert!(rate(800).abs() < 1e-12);
+    }
+
+    /// Ledger 007: at 10 warm-up epochs of 100 the rate drops to 0.9755 of the peak.
+    #[test]
+    fn simmims_rate() {
+        let config = RateConfig { warmup_steps: 10, decay: Decay::CosineFromStart, ..RateConfig::default() };
+        assert!((config.at(&Clock::at(10, 100, 1)) - 0.97553).abs() < 1e-5);
+        assert!((config.at(&Clock::at(9, 100, 1)) - 0.9).abs() < 1e-12);
+    }
+
+    /// Ledger I-JEPA: a weight decay from 0.04 to 0.4 by half a cosine.
+    #[test]
+    fn ijepas_weight_decay() {
+        let ramp = Ramp { from: 0.04, to: 0.4, curve: Curve::Cosine };
+        for (step, decay) in [(0, 0.04), (25, 0.09272), (50, 0.22), (75, 0.34728), (100, 0.4)] {
+            assert!((ramp.at(&Clock::at(step, 100, 1)) - decay).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_counted() {
+        assert_eq!(Clock::at(25, 100, 10).epoch, 2);
+        assert_eq!(Clock::at(25, 100, 0).epoch, 25);
+    }
+
+    proptest! {
+        #[test]
+        fn the_rate_stays_between_0_and_the_peak(step in 0u64..2000, steps in 1u64..1000, warmup in 0u64..2000) {
+            for decay in [Decay::Cosine, Decay::CosineFromStart, Decay::Linear, Decay::Constant] {
+                let config = RateConfig { warmup_steps: warmup, first: 0.1, decay, last: 0.01 };
+                let factor = config.at(&Clock::at(step, steps, 7));
+                prop_assert!((0.0..=1.0).contains(&factor), "{}", factor);
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Training: optimiser, checkpoints, metrics and the loop that joins them.
+
+mod checkpoint;
+mod config;
+mod metrics;
+mod optimiser;
+mod progress;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, Checkpoints};
+pub use config::{AdamWConfig, BatchConfig, NonFinite, OptimiserConfig, Precision, TrainConfig, Unit};
+pub use metrics::Journal;
+pub use optimiser::Optimiser;
+pub use progress::Progress;
+pub(crate) use trainer::evaluate;
+pub use trainer::{Halt, Trained, Trainer, Watch, interrupted, watch_signals};

@@ -1,0 +1,347 @@
+//! From a decoded picture to what a model reads.
+
+use std::borrow::Cow;
+
+use mask_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    crop::{Draw, RandomResized, centre},
+    raster::{Area, MAX_SIDE, Raster},
+    resize::{Interpolation, resize, resize_window},
+};
+
+/// Recipe keys of the way from a picture to a model's input; the defaults are MAE's at 224.
+///
+/// Channels are those of `mean`. In training a picture is padded, cropped and resized, flipped and normalised; in
+/// evaluation padded, resized, cut to its centre and normalised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Height and width that come out, in pixels. No key of recipes: it is the encoder's `image`.
+    #[serde(skip)]
+    pub size: [usize; 2],
+    /// Black pixels added on each of the four sides before anything else: 2 makes 32 of 28.
+    pub pad: usize,
+    /// The random crop of training, resized to `size`; null trains on what evaluation sees.
+    pub crop: Option<RandomResized>,
+    /// In evaluation, how much of a side of the resized picture the centre crop keeps, at most (0.875 = 224 of 256);
+    /// null takes pictures as they are, and they must have `size`.
+    pub centre: Option<f64>,
+    /// The filter of every resize.
+    pub interpolation: Interpolation,
+    /// Probability of a flip left to right in training.
+    pub flip: f64,
+    /// Mean of each channel, of values from 0 to 1.
+    pub mean: Vec<f64>,
+    /// Standard deviation of each channel, of values from 0 to 1.
+    pub std: Vec<f64>,
+}
+
+impl Default for Augment {
+    fn default() -> Self {
+        Self {
+            size: [224, 224],
+            pad: 0,
+            crop: Some(RandomResized::default()),
+            centre: Some(0.875),
+            interpolation: Interpolation::Bicubic,
+            flip: 0.5,
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
+        }
+    }
+}
+
+impl Augment {
+    /// # Errors
+    /// A number can't be used; the error names its key.
+    pub fn check(&self) -> Result<()> {
+        let problem = |key: &str, text: String| Err(Error::value(key, text));
+        if self.size.iter().any(|side| !(1..=MAX_SIDE).contains(side)) {
+            return problem("size", format!("{:?} (height, width) must lie within 1 to {MAX_SIDE}", self.size));
+        }
+        if let Some(crop) = &self.crop {
+            crop.check()?;
+        }
+        if let Some(share) = self.centre.filter(|share| !(0.01..=1.0).contains(share)) {
+            return problem("centre", format!("{share} is no share of a side: 0.01 to 1"));
+        }
+        if !(0.0..=1.0).contains(&self.flip) {
+            return problem("flip", format!("{} is no probability: 0 to 1", self.flip));
+        }
+        if self.mean.is_empty() || self.mean.len() != self.std.len() {
+            let (mean, std) = (self.mean.len(), self.std.len());
+            return problem("std", format!("mean has {mean} values and std {std}: give one of each a channel"));
+        }
+        if let Some(mean) = self.mean.iter().find(|mean| !mean.is_finite()) {
+            return problem("mean", format!("{mean} is no number that values can be shifted by"));
+        }
+        if let Some(std) = self.std.iter().find(|&&std| !(std.is_finite() && std > 0.0)) {
+            return problem("std", format!("{std} must be above 0"));
+        }
+        Ok(())
+    }
+
+    /// Number of channels that come out.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Number of values that come out: channels x height x width.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.channels().saturating_mul(self.size[0]).saturating_mul(self.size[1])
+    }
+
+    /// Whether nothing comes out, which [`Self::check`] refuses.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A randomly cropped and flipped view, `[C, H, W]`.
+    ///
+    /// # Errors
+    /// The picture's channels or size don't fit the recipe, or the recipe's numbers are off.
+    pub fn train(&self, raster: &Raster, draw: &mut dyn Draw) -> Result<Vec<f32>> {
+        self.check()?;
+        let mut out = vec![0.0; self.len()];
+        self.train_into(raster, draw, &mut out)?;
+        Ok(out)
+    }
+
+    /// The view of evaluation, `[C, H, W]`.
+    ///
+    /// # Errors
+    /// As for [`Self::train`].
+    pub fn eval(&self, raster: &Raster) -> Result<Vec<f32>> {
+        self.check()?;
+        let mut out = vec![0.0; self.len()];
+        self.eval_into(raster, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Self::train`], into a row of a batch; `out` holds [`Self::len`] values.
+    ///
+    /// # Errors
+    /// As for [`Self::train`], or `out` has another length.
+    pub fn train_into(&self, raster: &Raster, draw: &mut dyn Draw, out: &mut [f32]) -> Result<()> {
+        self.check()?;
+        let source = self.prepared(raster)?;
+        let view = match &self.crop {
+            Some(crop) => {
+                let area = crop.draw(source.height(), source.width(), draw);
+                Cow::Owned(resize(&source, area, self.size, self.interpolation)?)
+            }
+            None => self.whole(&source)?,
+        };
+        // Drawn whatever the probability, so that changing it leaves the draws that follow alone.
+        let view = if draw.uniform() < self.flip { Cow::Owned(view.into_owned().flip()) } else { view };
+        normalise(&view, &self.mean, &self.std, out)
+    }
+
+    /// As [`Self::eval`], into a row of a batch; `out` holds [`Self::len`] values.
+    ///
+    /// # Errors
+    /// As for [`Self::train_into`].
+    pub fn eval_into(&self, raster: &Raster, out: &mut [f32]) -> Result<()> {
+        self.check()?;
+        let source = self.prepared(raster)?;
+        normalise(&*self.whole(&source)?, &self.mean, &self.std, out)
+    }
+
+    /// Back from `[C, H, W]` of this recipe's size to a picture: times the deviation, plus the mean, rounded and cut to
+    /// what 8 bits hold; not a number is 0.
+    ///
+    /// # Errors
+    /// `values` are not as many as the recipe's size, or the recipe's numbers are off.
+    pub fn denormalise(&self, values: &[f32]) -> Result<Raster> {
+        self.check()?;
+        let [height, width] = self.size;
+        if values.len() != self.len() {
+            return Err(Error::shape("image", format!("{} values", self.len()), &[values.len() as i64]));
+        }
+        let mut data = vec![0; values.len()];
+        let planes = values.chunks_exact(height * width).zip(self.mean.iter().zip(&self.std));
+        for (channel, (plane, (&mean, &std))) in planes.enumerate() {
+            for (to, &value) in data[channel..].iter_mut().step_by(self.channels()).zip(plane) {
+                // The cast cuts to 0..=255 and takes NaN to 0.
+                *to = ((value * std as f32 + mean as f32) * 255.0).round() as u8;
+            }
+        }
+        Raster::new(self.channels(), height, width, data)
+    }
+
+    /// The picture with the recipe's padding and channels; grey stays grey until the end, where it is repeated.
+    fn prepared<'a>(&self, raster: &'a Raster) -> Result<Cow<'a, Raster>> {
+        let grey = raster.channels() == 1 && self.channels() == 3;
+        let converted = if grey { None } else { raster.converted(self.channels())? };
+        let raster = converted.map_or(Cow::Borrowed(raster), Cow::Owned);
+        Ok(if self.pad > 0 { Cow::Owned(raster.pad(self.pad)?) } else { raster })
+    }
+
+    /// The view without chance.
+    fn whole<'a>(&self, source: &'a Raster) -> Result<Cow<'a, Raster>> {
+        let found = [source.height(), source.width()];
+        match self.centre {
+            _ if found == self.size && self.centre.is_none_or(|share| share == 1.0) => Ok(Cow::Borrowed(source)),
+            Some(share) => {
+                let (size, part) = centre(found[0], found[1], self.size, share);
+                resize_window(source, Area::whole(source), size, part, self.interpolation).map(Cow::Owned)
+            }
+            None => {
+                let padding =
+                    if self.pad > 0 { format!(" with {} of padding a side", self.pad) } else { String::new() };
+                let problem = format!(
+                    "the image is {}x{} (height x width){padding}, the recipe's size is {}x{}: change size or pad, or \
+                     set centre to have images resized",
+                    found[0], found[1], self.size[0], self.size[1]
+                );
+                Err(Error::value("size", problem))
+            }
+        }
+    }
+}
+
+/// Channel-last bytes to channel-first numbers: `(value / 255 - mean) / std` in 32 bits, rounded as torchvision's
+/// `ToTensor` and `Normalize` do. A picture of one channel serves any number of means, by repetition.
+///
+/// # Errors
+/// `raster` has other channels than `mean` and `std` and more than one, or `out` doesn't hold channels x height x width.
+pub fn normalise(raster: &Raster, mean: &[f64], std: &[f64], out: &mut [f32]) -> Result<()> {
+    let (channels, area) = (raster.channels(), raster.height() * raster.width());
+    if mean.is_empty() || mean.len() != std.len() || (channels != 1 && channels != mean.len()) {
+        let problem = format!("{} means and {} deviations don't fit {channels} channels", mean.len(), std.len());
+        return Err(Error::value("mean", problem));
+    }
+    if area.checked_mul(mean.len()) != Some(out.len()) {
+        let wanted = format!("{} x {} x {}", mean.len(), raster.height(), raster.width());
+        return Err(Error::shape("the image's place in the batch", wanted, &[out.len() as i64]));
+    }
+    for (channel, (plane, (&mean, &std))) in out.chunks_exact_mut(area).zip(mean.iter().zip(std)).enumerate() {
+        let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean as f32) / std as f32);
+        let first = if channels == 1 { 0 } else { channel };
+        for (to, &value) in plane.iter_mut().zip(raster.data()[first..].iter().step_by(channels)) {
+            *to = table[usize::from(value)];
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::crop::tests::Toy;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn raster(channels: usize, height: usize, width: usize) -> Raster {
+        let data = (0..channels * height * width).map(|i| (i * i % 251) as u8).collect();
+        Raster::new(channels, height, width, data).unwrap()
+    }
+
+    fn plain(size: [usize; 2], channels: usize) -> Augment {
+        let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
+        Augment { size, crop: None, centre: None, flip: 0.0, mean, std, ..Augment::default() }
+    }
+
+    #[test]
+    fn values_become_channel_first_and_normalised() {
+        let picture = Raster::new(3, 1, 2, vec![0, 51, 102, 153, 204, 255]).unwrap();
+        let recipe = Augment { mean: vec![0.5; 3], std: vec![0.25; 3], ..plain([1, 2], 3) };
+        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        let wanted = [-2.0, 0.4, -1.2, 1.2, -0.4, 2.0];
+        assert!(recipe.eval(&picture).unwrap().iter().zip(wanted).all(|(&a, b)| close(a, b)));
+        let mirrored = Augment { flip: 1.0, ..recipe }.train(&picture, &mut Toy(1)).unwrap();
+        let wanted = [0.4, -2.0, 1.2, -1.2, 2.0, -0.4];
+        assert!(mirrored.iter().zip(wanted).all(|(&a, b)| close(a, b)));
+    }
+
+    #[test]
+    fn grey_is_repeated_for_three_means() {
+        let out = plain([2, 2], 3).eval(&raster(1, 2, 2)).unwrap();
+        assert_eq!(out[..4], out[4..8]);
+        assert_eq!(out[4..8], out[8..]);
+    }
+
+    #[test]
+    fn evaluation_resizes_and_cuts_the_centre() {
+        let picture = raster(3, 60, 80);
+        let recipe = Augment { centre: Some(0.875), ..plain([28, 28], 3) };
+        // Resize(32) makes 32 x 42; CenterCrop(28) starts at 2 and 7.
+        let wanted = resize(&picture, Area::whole(&picture), [32, 42], Interpolation::Bicubic).unwrap();
+        let wanted = wanted.crop(Area { top: 2, left: 7, height: 28, width: 28 }).unwrap();
+        assert_eq!(recipe.eval(&picture).unwrap(), plain([28, 28], 3).eval(&wanted).unwrap());
+    }
+
+    #[test]
+    fn a_wrong_size_names_both() {
+        let line = Augment { pad: 2, ..plain([32, 32], 1) }.eval(&raster(1, 28, 30)).unwrap_err().to_string();
+        assert!(line.contains("32x34") && line.contains("32x32") && line.contains("2 of padding"), "{line}");
+        let line = plain([4, 4], 3).eval(&raster(5, 4, 4)).unwrap_err().to_string();
+        assert!(line.contains("has 5, the recipe wants 3"), "{line}");
+        assert!(plain([4, 4], 1).eval_into(&raster(1, 4, 4), &mut [0.0; 15]).is_err());
+    }
+
+    #[test]
+    fn numbers_are_checked_by_key() {
+        let good = Augment::default;
+        for (recipe, key) in [
+            (Augment { size: [0, 1], ..good() }, "size"),
+            (Augment { size: [usize::MAX, 2], ..good() }, "size"),
+            (Augment { centre: Some(0.0), ..good() }, "centre"),
+            (Augment { centre: Some(f64::NAN), ..good() }, "centre"),
+            (Augment { flip: 1.5, ..good() }, "flip"),
+            (Augment { mean: vec![], std: vec![], ..good() }, "std"),
+            (Augment { std: vec![1.0, 0.0, 1.0], ..good() }, "std"),
+            (Augment { mean: vec![0.0, f64::NAN, 1.0], ..good() }, "mean"),
+        ] {
+            let line = recipe.train(&raster(3, 9, 9), &mut Toy(1)).unwrap_err().to_string();
+            assert!(line.starts_with(key), "{line}");
+        }
+        assert!(good().check().is_ok());
+    }
+
+    #[test]
+    fn recipes_round_trip_and_odd_keys_are_refused() {
+        let tree = serde_json::to_value(Augment::default()).unwrap();
+        assert_eq!(serde_json::from_value::<Augment>(tree.clone()).unwrap(), Augment::default());
+        let with = |key: &str| {
+            let mut tree = tree.clone();
+            tree[key] = 3.into();
+            serde_json::from_value::<Augment>(tree)
+        };
+        assert!(with("rotate").is_err());
+        assert!(with("pad").is_ok_and(|recipe| recipe.pad == 3));
+    }
+
+    #[test]
+    fn denormalise_is_the_way_back() {
+        let picture = raster(3, 5, 7);
+        let recipe = Augment { mean: Augment::default().mean, std: Augment::default().std, ..plain([5, 7], 3) };
+        assert_eq!(recipe.denormalise(&recipe.eval(&picture).unwrap()).unwrap(), picture);
+        assert_eq!(plain([1, 3], 1).denormalise(&[f32::NAN, -3.0, 1e9]).unwrap().data(), [0, 0, 255]);
+        assert!(recipe.denormalise(&[0.0; 4]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_picture_becomes_the_recipes_size(
+            channels in 1usize..5, h in 1usize..70, w in 1usize..70, th in 1usize..40, tw in 1usize..40,
+            pad in 0usize..4, seed in any::<u64>(), grey in any::<bool>(),
+        ) {
+            let wanted = if grey { 1 } else { 3 };
+            let recipe = Augment {
+                pad, crop: Some(RandomResized::default()), centre: Some(0.875), flip: 0.5, ..plain([th, tw], wanted)
+            };
+            let picture = raster(channels, h, w);
+            let out = recipe.train(&picture, &mut Toy(seed)).unwrap();
+            prop_assert_eq!(out.len(), wanted * th * tw);
+            prop_assert!(out.iter().all(|v| (0.0..=1.0).contains(v)));
+            // The same stream gives the same view.
+            prop_assert_eq!(out, recipe.train(&picture, &mut Toy(seed)).unwrap());
+            prop_assert_eq!(recipe.eval(&picture).unwrap().len(), wanted * th * tw);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Masked modeling for images: hide patches, learn by predicting them.
+//!
+//! A method and its paper: [`method`]. Its parts: [`mask_core`]. Your own data: [`data`]. Numbers: `experiments/`.
+
+pub mod data;
+pub mod method;
+pub mod model;
+pub mod target;
+
+use mask_core::run::Register;
+
+/// What this crate registers: its methods, and the Hugging Face folders that it reads.
+pub const REGISTER: Register = Register {
+    name: env!("CARGO_PKG_NAME"),
+    about: "masked modeling for images",
+    modality: "image",
+    methods: mask_core::methods! {
+        mae: method::MaeConfig,
+        simmim: method::SimmimConfig,
+    },
+    golden: include_str!("../tests/golden/index.yaml"),
+    families: &[&model::VIT_MAE, &model::VIT],
+};

@@ -1,0 +1,5 @@
+//! What image methods predict.
+
+mod pixels;
+
+pub use pixels::{Normalise, PatchOrder, PatchPixels};
