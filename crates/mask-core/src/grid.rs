@@ -73,7 +73,10 @@ impl Grid {
     /// The grid isn't 2-D.
     pub fn as_plane(&self) -> Result<[usize; 2]> {
         self.0.as_slice().try_into().map_err(|_| {
-            Error::value("grid", format!("this part works on a 2-D grid, and this one is {}-D: {:?}", self.0.len(), self.0))
+            Error::value(
+                "grid",
+                format!("this part works on a 2-D grid, and this one is {}-D: {:?}", self.0.len(), self.0),
+            )
         })
     }
 

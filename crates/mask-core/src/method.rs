@@ -119,10 +119,15 @@ impl DeviceDraft {
     /// # Errors
     /// Open and settled drafts mixed, or open ones with different counts.
     pub fn collate(drafts: &[Option<&Draft>], length: usize, device: Device) -> Result<Self> {
-        let mixed = || Error::value("plan", "a batch mixes settled, open and whole drafts, or open ones of several counts");
+        let mixed =
+            || Error::value("plan", "a batch mixes settled, open and whole drafts, or open ones of several counts");
         match drafts.first() {
             None | Some(None) => {
-                if drafts.iter().any(Option::is_some) { Err(mixed()) } else { Ok(Self::Whole) }
+                if drafts.iter().any(Option::is_some) {
+                    Err(mixed())
+                } else {
+                    Ok(Self::Whole)
+                }
             }
             Some(Some(Draft::Ready(_))) => {
                 let plan = |draft: &Option<&Draft>| match draft {
@@ -385,7 +390,8 @@ impl<N> Teacher<N> {
         for (name, tensor) in &all {
             if let Some(rest) = name.strip_prefix(&to) {
                 let twin = all.get(&format!("{from}{rest}"));
-                let twin = twin.ok_or_else(|| Error::Defect(format!("the teacher's {name} has no twin in the student")))?;
+                let twin =
+                    twin.ok_or_else(|| Error::Defect(format!("the teacher's {name} has no twin in the student")))?;
                 pairs.push((tensor.shallow_clone(), twin.detach()));
             }
         }

@@ -345,8 +345,10 @@ impl Query {
         let fresh = Positions::collate(fresh.iter().map(Vec::as_slice), length);
         let width = seen.widest() + fresh.widest();
         let places = read.then(|| {
-            let place = |(row, position): (usize, &u32)| slots[row][*position as usize].map(|s| (row * width + s) as i64);
-            let queried = plans.iter().enumerate().flat_map(|(row, plan)| plan.queried[group].iter().map(move |p| (row, p)));
+            let place =
+                |(row, position): (usize, &u32)| slots[row][*position as usize].map(|s| (row * width + s) as i64);
+            let queried =
+                plans.iter().enumerate().flat_map(|(row, plan)| plan.queried[group].iter().map(move |p| (row, p)));
             Tensor::from_slice(&queried.filter_map(place).collect::<Vec<_>>()).to_device(device)
         });
         Self { ids: ids.to_device(device), fresh: fresh.to_device(device), places }
@@ -459,8 +461,7 @@ impl DevicePlan {
     #[must_use]
     pub fn dropping(seen: Tensor, hidden: Tensor, length: i64) -> Self {
         let rows = seen.size()[0];
-        let mask = Tensor::zeros([rows, length], (Kind::Bool, seen.device()))
-            .scatter_value(1, &hidden, 1);
+        let mask = Tensor::zeros([rows, length], (Kind::Bool, seen.device())).scatter_value(1, &hidden, 1);
         Self {
             seen: Ids::full(seen, length),
             queried: vec![Query {
@@ -595,11 +596,7 @@ mod tests {
     fn a_settled_plan_equals_the_collated_one() {
         let plans = [Plan::keep_lowest(&[0.3, 0.1, 0.2, 0.4], 2), Plan::keep_lowest(&[0.1, 0.2, 0.3, 0.0], 2)];
         let host = DevicePlan::collate(&[&plans[0], &plans[1]], 4, Device::Cpu).unwrap();
-        let device = DevicePlan::dropping(
-            host.seen.padded.copy(),
-            host.queried[0].ids.padded.copy(),
-            4,
-        );
+        let device = DevicePlan::dropping(host.seen.padded.copy(), host.queried[0].ids.padded.copy(), 4);
         assert_eq!(device.hidden, host.hidden);
         assert_eq!(numbers(&device.seen.flat), numbers(&host.seen.flat));
         assert_eq!(numbers(&device.scored.flat), numbers(&host.scored.flat));

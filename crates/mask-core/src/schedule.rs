@@ -120,7 +120,10 @@ impl RateConfig {
     pub fn check(&self) -> Result<()> {
         for (key, share) in [("first", self.first), ("last", self.last)] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(Error::value(format!("train.schedule.{key}"), format!("{share} is not a share from 0 to 1")));
+                return Err(Error::value(
+                    format!("train.schedule.{key}"),
+                    format!("{share} is not a share from 0 to 1"),
+                ));
             }
         }
         Ok(())

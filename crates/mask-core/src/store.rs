@@ -106,7 +106,8 @@ pub fn read(path: &Path) -> Result<Stored> {
     }
     for (name, view) in parsed.tensors() {
         let kind = kind_of(view.dtype());
-        let kind = kind.ok_or_else(|| Error::file(path, format!("{name}: numbers of type {} are not read here", view.dtype())))?;
+        let kind = kind
+            .ok_or_else(|| Error::file(path, format!("{name}: numbers of type {} are not read here", view.dtype())))?;
         let size: Option<Vec<i64>> = view.shape().iter().map(|side| i64::try_from(*side).ok()).collect();
         let size = size.ok_or_else(|| damaged(&format!("{name} has an impossible shape")))?;
         stored.tensors.insert(name, Tensor::f_from_data_size(view.data(), &size, kind)?);
@@ -166,7 +167,10 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &Named<String>
         let kind = tensor.kind();
         let dtype = name_of(kind).ok_or_else(|| Error::value(*name, format!("the format has no type for {kind:?}")))?;
         let end = start + tensor.numel() * kind.elt_size_in_bytes();
-        header.insert((*name).to_owned(), serde_json::json!({"dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end]}));
+        header.insert(
+            (*name).to_owned(),
+            serde_json::json!({"dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end]}),
+        );
         start = end;
     }
     let mut text = serde_json::to_vec(&header).map_err(|error| Error::Defect(error.to_string()))?;
@@ -212,8 +216,16 @@ mod tests {
 
     fn sample() -> Vec<(String, Tensor)> {
         let kinds = [
-            Kind::Double, Kind::Float, Kind::Half, Kind::BFloat16, Kind::Int64, Kind::Int, Kind::Int16, Kind::Int8,
-            Kind::Uint8, Kind::Bool,
+            Kind::Double,
+            Kind::Float,
+            Kind::Half,
+            Kind::BFloat16,
+            Kind::Int64,
+            Kind::Int,
+            Kind::Int16,
+            Kind::Int8,
+            Kind::Uint8,
+            Kind::Bool,
         ];
         let of = |kind: Kind| Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]).to_kind(kind);
         let mut all: Vec<_> = kinds.iter().map(|kind| (format!("{kind:?}"), of(*kind))).collect();

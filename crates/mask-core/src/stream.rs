@@ -121,7 +121,7 @@ mod tests {
     fn the_stream_is_that_of_today() {
         // A change here changes every plan and every initial weight of every run: it needs a new major version.
         let mut stream = Stream::keyed(1, Purpose::Sample, 2, 3);
-        insta::assert_debug_snapshot!([stream.bits(), stream.bits()], @"");
+        assert_eq!([stream.bits(), stream.bits()], [14_483_171_256_779_454_040, 14_042_188_402_261_770_878]);
     }
 
     #[test]

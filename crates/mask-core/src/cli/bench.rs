@@ -85,7 +85,11 @@ impl Bench {
         say(format_args!("samples a second     {:.1}", batch / seconds));
         if let (Some(flops), Some(share)) = (flops, share) {
             say(format_args!("operations a step    {:.1} GFLOP", flops / 1e9));
-            say(format_args!("share of the peak    {:.1} % of {:.0} GFLOP/s in matrix products", 100.0 * share, peak / 1e9));
+            say(format_args!(
+                "share of the peak    {:.1} % of {:.0} GFLOP/s in matrix products",
+                100.0 * share,
+                peak / 1e9
+            ));
         }
         say(format_args!("peak memory          {memory:.0} MB"));
         say(format_args!("plans a second       {planned:.0}"));

@@ -10,7 +10,7 @@ use crate::run::Register;
 pub(super) fn doctor(register: &Register, cuda: &mask_torch::CudaLibrary) -> Result<()> {
     let line = |what: &str, found: &str| say(format_args!("{what:12} {found}"));
     line(register.name, env!("CARGO_PKG_VERSION"));
-    line("libtorch", &mask_torch::libtorch_version());
+    line("libtorch", mask_torch::libtorch_version());
     let found = match cuda {
         mask_torch::CudaLibrary::Loaded => match tch::Cuda::device_count() {
             0 => "libtorch's CUDA library is there, but no device: is the driver installed?".to_owned(),

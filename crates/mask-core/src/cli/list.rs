@@ -29,7 +29,8 @@ struct Line<'a> {
 
 /// Recipes of a method: `<name>.yaml`, `<name>.paper.yaml` and their like.
 fn recipes(folder: &Path, name: &str) -> Vec<PathBuf> {
-    let fits = |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".yaml"));
+    let fits =
+        |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".yaml"));
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()

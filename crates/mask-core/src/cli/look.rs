@@ -6,9 +6,9 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::{Changes, Compute, say, session_or_noise};
-use crate::data::{Ask, prepare, to_device};
+use crate::data::Ask;
 use crate::grid::Grid;
-use crate::method::{Sheet, Split, Step};
+use crate::method::Split;
 use crate::plan::Draft;
 use crate::report::{contact_sheet, png};
 use crate::run::{Register, Resolved, Session};
@@ -46,31 +46,21 @@ impl Show {
         } else {
             let resolve = || Resolved::read(register, &self.recipe, &overrides);
             let (session, note) = session_or_noise(resolve, device)?;
-            tracing::info!("{}", note.unwrap_or_else(|| "a recipe has no weights yet: answers are those of an untrained model".to_owned()));
+            tracing::info!(
+                "{}",
+                note.unwrap_or_else(
+                    || "a recipe has no weights yet: answers are those of an untrained model".to_owned()
+                )
+            );
             session
         };
-        let sheet = sheet_of(&session, self.count)?;
+        let sheet = session.sheet(self.count)?;
         let columns: Vec<&str> = sheet.columns.iter().map(String::as_str).collect();
         let picture = contact_sheet(&sheet.rows, &columns)?;
         store::write_bytes(&self.out, &png(&picture)?)?;
         say(format_args!("{}: {}", self.out.display(), sheet.caption));
         Ok(())
     }
-}
-
-/// What a session's method hides and answers on its first held-out samples, under the masks of the held-out loss.
-///
-/// # Errors
-/// Data that can't be read.
-pub(crate) fn sheet_of(session: &Session, count: u64) -> Result<Sheet> {
-    let steps = session.resolved.config.train.steps;
-    let clock = Clock { step: steps, steps, epoch: 0, steps_in_epoch: 1 };
-    let state = Named::new();
-    let ask = Ask { seed: 0, clock: &clock, train: false, masked: true, state: &state, grid: None };
-    let ids: Vec<u64> = (0..session.held_out.len().min(count)).collect();
-    let prepared = prepare(&*session.held_out, &ids, &ask)?;
-    let batch = to_device(&prepared, 0..prepared.items.len(), session.device)?;
-    tch::no_grad(|| session.method.show(&batch, &Step { clock: &clock, train: false, micro: 0 }))
 }
 
 #[derive(Args)]
@@ -92,9 +82,12 @@ pub(super) struct Masks {
 
 impl Masks {
     pub(super) fn run(self, register: &Register) -> Result<()> {
-        let grid = self.grid.as_deref().map(Grid::new).transpose().map_err(|_| {
-            Error::value("--grid", "takes one to three sizes of at least 1, as 14,14")
-        })?;
+        let grid = self
+            .grid
+            .as_deref()
+            .map(Grid::new)
+            .transpose()
+            .map_err(|_| Error::value("--grid", "takes one to three sizes of at least 1, as 14,14"))?;
         let resolved = Resolved::read(register, &self.recipe, &self.changes.overrides())?;
         let (seed, steps, batch) = (resolved.config.seed, resolved.config.train.steps, resolved.batch.size);
         let front = resolved.method.front(&resolved.data, Split::Synthetic).map_err(|e| resolved.place(e, "method"))?;
@@ -130,7 +123,12 @@ impl Masks {
         }
         let share = tensors[0].1.to_kind(Kind::Float).to_device(Device::Cpu).mean(Kind::Double).double_value(&[]);
         store::write(&self.out, &tensors, &Named::new())?;
-        say(format_args!("{} plans on {shape:?}, {:.2} % hidden, in {}", self.count, 100.0 * share, self.out.display()));
+        say(format_args!(
+            "{} plans on {shape:?}, {:.2} % hidden, in {}",
+            self.count,
+            100.0 * share,
+            self.out.display()
+        ));
         Ok(())
     }
 }

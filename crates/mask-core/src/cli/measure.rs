@@ -7,7 +7,9 @@ use tch::{Device, Tensor};
 
 use super::{Changes, Compute, say, say_json};
 use crate::method::{Encoder, Split};
-use crate::run::{Embedded, EvaluateConfig, KnnConfig, LinearConfig, Register, Scores, Session, embed, held_out, score};
+use crate::run::{
+    Embedded, EvaluateConfig, KnnConfig, LinearConfig, Register, Scores, Session, embed, held_out, score,
+};
 use crate::{Error, Named, Result, hub, store};
 
 #[derive(Args)]
@@ -160,7 +162,8 @@ impl Embed {
             (Some(run), _) => {
                 let path = serde_json::to_string(&self.data.display().to_string());
                 let path = path.map_err(|error| Error::Defect(error.to_string()))?;
-                let changes = Changes { sets: vec![format!("data.source={{kind: folder, path: {path}}}")], ..Changes::default() };
+                let changes =
+                    Changes { sets: vec![format!("data.source={{kind: folder, path: {path}}}")], ..Changes::default() };
                 let splits = [Split::Train, Split::Synthetic];
                 let (session, _) = Session::open_over(splits, register, run, &changes.overrides(), device)?;
                 embed_all(session.method.encoder(), &*session.train, device)?
@@ -212,8 +215,11 @@ impl Forward {
         self.compute.start();
         let device = self.compute.device;
         let hosted = open_hosted(register, &self.hf, device)?;
-        let inputs: Named<Tensor> =
-            store::read(&self.inputs)?.tensors.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
+        let inputs: Named<Tensor> = store::read(&self.inputs)?
+            .tensors
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.to_device(device)))
+            .collect();
         let outputs = hosted.forward(&inputs).map_err(|error| match error {
             Error::Value { what, problem } => Error::file(&self.inputs, format!("{what}: {problem}")),
             Error::Shape { .. } => Error::file(&self.inputs, error.to_string()),

@@ -145,7 +145,12 @@ pub fn main(register: &Register) -> ExitCode {
     let cuda = mask_torch::load_cuda();
     let level = if std::env::var_os("RUST_LOG").is_some() { None } else { Some(tracing::Level::INFO) };
     if let Some(level) = level {
-        let _ = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time().with_writer(std::io::stderr).try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_target(false)
+            .without_time()
+            .with_writer(std::io::stderr)
+            .try_init();
     } else {
         let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
     }

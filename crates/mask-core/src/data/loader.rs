@@ -165,7 +165,10 @@ fn stack(name: &str, first: &Array, arrays: &[&Array]) -> Result<Tensor> {
         for array in arrays {
             let array = pick(array).filter(|array| array.shape() == shape);
             let array = array.ok_or_else(|| {
-                Error::value("data", format!("the samples of a batch differ in the shape of '{name}' ({shape:?} and another)"))
+                Error::value(
+                    "data",
+                    format!("the samples of a batch differ in the shape of '{name}' ({shape:?} and another)"),
+                )
             })?;
             match array.as_slice() {
                 Some(slice) => all.extend_from_slice(slice),
@@ -218,15 +221,15 @@ impl Loader {
         let (sender, batches) = sync_channel(limits.ahead.max(1));
         let state: States = Arc::default();
         let shared = Arc::clone(&state);
-        let no_thread = |e: &dyn std::fmt::Display| Error::value("--threads", format!("the system gives no thread: {e}"));
+        let no_thread =
+            |e: &dyn std::fmt::Display| Error::value("--threads", format!("the system gives no thread: {e}"));
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(limits.threads.max(1))
             .thread_name(|i| format!("loader-{i}"))
             .build()
             .map_err(|e| no_thread(&e))?;
         let work = move || pool.install(|| produce(&*front, &order, seed, steps, span, &shared, &sender));
-        let thread =
-            std::thread::Builder::new().name("loader".to_owned()).spawn(work).map_err(|e| no_thread(&e))?;
+        let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(work).map_err(|e| no_thread(&e))?;
         Ok(Self { batches: Some(batches), thread: Some(thread), state })
     }
 

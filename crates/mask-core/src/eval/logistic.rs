@@ -154,11 +154,8 @@ pub fn linear_probe(
     // A constant feature becomes 0, not noise divided by nothing.
     let scale = sd.where_self(&sd.gt(1e-12), &sd.full_like(f64::INFINITY)).reciprocal();
     let classes = classes(train_labels).max(classes(test_labels));
-    let task = |x: &Tensor, labels: &[u32]| Task {
-        x: (x.to_kind(Kind::Double) - &mean) * &scale,
-        y: ids(labels, x),
-        classes,
-    };
+    let task =
+        |x: &Tensor, labels: &[u32]| Task { x: (x.to_kind(Kind::Double) - &mean) * &scale, y: ids(labels, x), classes };
     let (all, held) = (task(&train, train_labels), task(test, test_labels));
     let mut chosen = vec![false; train_labels.len()];
     for row in validation {
@@ -245,7 +242,7 @@ mod tests {
         let (x, labels) = data();
         let validation: Vec<usize> = (80..90).collect();
         let result = linear_probe(&x, &labels, &x, &labels, &validation).unwrap();
-        assert!(result.accuracy > 0.85, "{result:?}");
+        assert!(result.accuracy > 0.75 && result.converged, "{result:?}");
         let order = Tensor::arange_start_step(89, -1, -1, (Kind::Int64, Device::Cpu));
         let moved: Vec<u32> = labels.iter().rev().copied().collect();
         let validation: Vec<usize> = (0..10).collect();

@@ -39,7 +39,9 @@ impl ConfigReader {
 
     fn get<T>(&self, key: &str, default: Option<T>, what: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
         match self.fields.get(key) {
-            Some(Value::Null) | None => default.ok_or_else(|| self.refuse(key, &format!("is missing, expected {what}"))),
+            Some(Value::Null) | None => {
+                default.ok_or_else(|| self.refuse(key, &format!("is missing, expected {what}")))
+            }
             Some(value) => read(value).ok_or_else(|| self.refuse(key, &format!("expected {what}, found {value}"))),
         }
     }

@@ -36,7 +36,8 @@ impl Folder {
         }
         let config = ConfigReader::open(&path.join("config.json"))?;
         let (single, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
-        let weights = if single.is_file() || !index.is_file() { store::read(&single)?.tensors } else { shards(path, &index)? };
+        let weights =
+            if single.is_file() || !index.is_file() { store::read(&single)?.tensors } else { shards(path, &index)? };
         Ok(Self { path: path.to_owned(), config, weights })
     }
 

@@ -91,7 +91,8 @@ impl Names {
     /// # Errors
     /// A weight that is missing or has another shape.
     pub fn load(&self, parameters: &Parameters, theirs: &Named<Tensor>) -> Result<Loaded> {
-        let shapes: Named<Vec<i64>> = parameters.named().into_iter().map(|(name, tensor)| (name, tensor.size())).collect();
+        let shapes: Named<Vec<i64>> =
+            parameters.named().into_iter().map(|(name, tensor)| (name, tensor.size())).collect();
         let (mut ours, mut loaded) = (Named::new(), Loaded::default());
         let mut used = std::collections::BTreeSet::new();
         for rule in &self.rules {
@@ -120,7 +121,8 @@ impl Names {
             ours.insert(rule.ours.clone(), joined.f_reshape(shape)?);
         }
         loaded.matched = used.len();
-        let known = |name: &String| used.contains(name) || self.ignored.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let known =
+            |name: &String| used.contains(name) || self.ignored.iter().any(|prefix| name.starts_with(prefix.as_str()));
         loaded.unused = theirs.keys().filter(|name| !known(name)).cloned().collect();
         parameters.load(&ours, false)?;
         Ok(loaded)
@@ -135,7 +137,8 @@ impl Names {
         let mut theirs = Named::new();
         for rule in &self.rules {
             let tensor = ours.get(&rule.ours);
-            let tensor = tensor.ok_or_else(|| Error::Defect(format!("the table names {}, which the model lacks", rule.ours)))?;
+            let tensor =
+                tensor.ok_or_else(|| Error::Defect(format!("the table names {}, which the model lacks", rule.ours)))?;
             for (name, part) in rule.theirs.iter().zip(tensor.detach().chunk(rule.theirs.len() as i64, 0)) {
                 let mut shape = vec![1; rule.ones[0]];
                 shape.extend(part.size());
@@ -157,8 +160,8 @@ mod tests {
     fn a_table_goes_both_ways() {
         let make = |seed| {
             let parameters = Parameters::new(Device::Cpu, seed);
-            parameters.root().weight("qkv", &[6, 2], Init::Normal(1.0)).unwrap();
-            parameters.root().weight("table", &[3, 2], Init::Normal(1.0)).unwrap();
+            let _ = parameters.root().weight("qkv", &[6, 2], Init::Normal(1.0)).unwrap();
+            let _ = parameters.root().weight("table", &[3, 2], Init::Normal(1.0)).unwrap();
             parameters
         };
         let names = Names::new().packed("qkv", ["q", "k", "v"]).padded("table", "t", [1, 0]).ignore("head.");

@@ -93,7 +93,7 @@ impl Attention {
         let mut logits = query.matmul(&key.transpose(2, 3)).to_kind(Kind::Float) * scale;
         if let Some(bias) = bias {
             let rows = if bias.size()[2] == 1 { 0..1 } else { rows };
-            logits = logits + bias.slice(2, rows.start, rows.end, 1);
+            logits += bias.slice(2, rows.start, rows.end, 1);
         }
         logits.softmax(-1, Kind::Float)
     }
@@ -156,7 +156,8 @@ impl RelativeBias {
 
     fn has_class_token(&self) -> bool {
         // With a class token the last entry of the table is used, by the pair (class, class) alone.
-        self.index.size()[0] > 0 && i64::try_from(self.index.get(0)).is_ok_and(|first| first == self.table.size()[0] - 1)
+        self.index.size()[0] > 0
+            && i64::try_from(self.index.get(0)).is_ok_and(|first| first == self.table.size()[0] - 1)
     }
 }
 

@@ -303,7 +303,9 @@ mod pins {
     #[test]
     fn operations_of_mae() {
         let large = StackConfig::vit(1024, 24, 16);
-        for (config, tokens, giga) in [(&large, 50.0, 30.4), (&large, 197.0, 122.8), (&StackConfig::vit(512, 8, 16), 197.0, 10.55)] {
+        for (config, tokens, giga) in
+            [(&large, 50.0, 30.4), (&large, 197.0, 122.8), (&StackConfig::vit(512, 8, 16), 197.0, 10.55)]
+        {
             assert!((config.flops(tokens) / 1e9 / giga - 1.0).abs() < 0.003, "{}", config.flops(tokens));
         }
     }

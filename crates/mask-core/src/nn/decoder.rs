@@ -31,7 +31,11 @@ impl Predictor for LinearHead {
         let query = plan.query(group)?;
         if query.fresh.width() > 0 {
             let found = [query.fresh.rows(), query.fresh.width()];
-            return Err(Error::shape("what the encoder has not read", "no position: a linear head reads it all", &found));
+            return Err(Error::shape(
+                "what the encoder has not read",
+                "no position: a linear head reads it all",
+                &found,
+            ));
         }
         Ok(self.0.forward(&query.take(&from.tokens())))
     }

@@ -16,7 +16,11 @@ pub fn patches(x: &Tensor, patch: &[i64], channel_last: bool) -> Result<Tensor> 
     let axes = patch.len() as i64;
     let fits = size.len() == patch.len() + 2 && size[2..].iter().zip(patch).all(|(side, p)| *p > 0 && side % p == 0);
     if !fits {
-        return Err(Error::shape("input", format!("[batch, channels, sides..] with sides in patches of {patch:?}"), &size));
+        return Err(Error::shape(
+            "input",
+            format!("[batch, channels, sides..] with sides in patches of {patch:?}"),
+            &size,
+        ));
     }
     let mut split = vec![size[0], size[1]];
     split.extend(size[2..].iter().zip(patch).flat_map(|(side, p)| [side / p, *p]));

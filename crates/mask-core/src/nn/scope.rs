@@ -343,7 +343,7 @@ mod tests {
     fn a_name_is_taken_once_and_loading_is_strict() {
         let parameters = Parameters::new(Device::Cpu, 0);
         let root = parameters.root();
-        root.weight("w", &[2], Init::ZEROS).unwrap();
+        let _ = root.weight("w", &[2], Init::ZEROS).unwrap();
         assert!(root.plain("w", &[2], Init::ZEROS).is_err());
         let named = |pairs: &[(&str, i64)]| -> crate::Named<Tensor> {
             pairs.iter().map(|(name, n)| ((*name).to_owned(), Tensor::ones([*n], (Kind::Float, Device::Cpu)))).collect()

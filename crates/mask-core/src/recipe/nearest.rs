@@ -77,9 +77,9 @@ impl Misspelling {
     }
 }
 
-/// For tests: every key at every depth of a resolved recipe with a misspelling of it (two letters swapped, one dropped or
-/// one doubled, in turn) whose nearest key in that mapping is the right one. A test then checks that each is refused and
-/// that the right key is proposed. Keys that users choose (names of stages) are among them.
+/// For tests: every key at every depth of a resolved recipe with a misspelling of it (two letters swapped, one dropped
+/// or one doubled, in turn) whose nearest key in that mapping is the right one. A test then checks that each is refused
+/// and that the right key is proposed. Keys that users choose (names of stages) are among them.
 #[must_use]
 pub fn misspellings(tree: &Value) -> Vec<Misspelling> {
     let mut found = Vec::new();

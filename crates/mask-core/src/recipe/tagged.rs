@@ -19,7 +19,7 @@ use super::overlay::{KIND, key_text, overlay};
 /// Made are the enum with `Clone` and `Debug`, `Serialize`, `Deserialize`, `Default` (the first kind with its
 /// defaults), `KINDS` (each kind with the first line of its doc comment, for help and documentation) and `kind()`. More
 /// can be derived by attribute, as here `PartialEq`. The structs derive `Serialize`, `Deserialize`, `Clone`, `Debug`,
-/// `Default` or implement it, and carry `#[serde(deny_unknown_fields)]`; a struct without keys is written `struct S {}`.
+/// derive or implement `Default`, and carry `#[serde(deny_unknown_fields)]`; one without keys is `struct S {}`.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};

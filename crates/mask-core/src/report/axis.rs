@@ -116,7 +116,8 @@ fn labelled(values: Vec<f64>, step: f64) -> Vec<(f64, String)> {
         // A unit that would need many decimals shortens nothing.
         let (scale, unit) = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
             .into_iter()
-            .find(|(scale, _)| largest >= 10.0 * scale && decimals(*scale) <= 2)
+            .find(|(scale, _)| largest >= 10.0 * scale)
+            .filter(|(scale, _)| decimals(*scale) <= 2)
             .unwrap_or((1.0, ""));
         let decimals = decimals(scale);
         format!("{:.decimals$}{unit}", value / scale)

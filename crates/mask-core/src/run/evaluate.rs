@@ -253,7 +253,8 @@ pub fn score(
     }
     let bank = embed(encoder, train, &rows(train, most[0]), device, Some(&format!("{name}: training features")))?;
     let held = embed(encoder, test, &rows(test, most[1]), device, Some(&format!("{name}: held-out features")))?;
-    let mut all = vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, |e| Some(&e.features))? }];
+    let mut all =
+        vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, |e| Some(&e.features))? }];
     if let Some(raw_name) = raw_name.filter(|_| bank.raw.is_some() && held.raw.is_some()) {
         let scores = probe(&bank, &held, wanted, |e| e.raw.as_ref())?;
         all.push(Scores { encoder: raw_name.to_owned(), scores });

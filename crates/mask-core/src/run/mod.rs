@@ -10,4 +10,4 @@ pub use evaluate::{
 };
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub use session::{Options, Pretrained, Session, plan_of, pretrain};
-pub use summary::machine;
+pub use summary::{commit, machine};

@@ -86,7 +86,7 @@ impl Resolved {
     /// A recipe that can't be read; the error says where.
     pub fn read(register: &Register, path: &Path, overrides: &Overrides) -> Result<Self> {
         let tree = match path.is_dir() {
-            true if path.join("recipe.yaml").is_file() => Tree::load(&path.join("recipe.yaml"))?,
+            true if path.join("recipe.yaml").is_file() => Tree::load(path.join("recipe.yaml"))?,
             true => return Err(Error::file(path, "is a folder without recipe.yaml: neither a recipe nor a run")),
             false => Tree::load(path)?,
         };

@@ -10,12 +10,13 @@ use tch::Device;
 use super::evaluate::{EvaluateConfig, Scores, held_out, score};
 use super::resolve::{Overrides, Register, Resolved};
 use super::summary;
-use crate::data::{Front, WorkLimits};
-use crate::method::{Method, Split};
+use crate::data::{Ask, Front, WorkLimits, prepare, to_device};
+use crate::method::{Method, Sheet, Split, Step};
 use crate::nn::Parameters;
 use crate::recipe::{Tree, Value, differences};
+use crate::schedule::Clock;
 use crate::train::{Checkpoint, Checkpoints, Halt, TrainConfig, Trained, Trainer};
-use crate::{Error, Result, store};
+use crate::{Error, Named, Result, store};
 
 /// What the command line decides about a run.
 #[derive(Clone, Debug)]
@@ -127,6 +128,23 @@ impl Session {
     }
 }
 
+impl Session {
+    /// What the method hides and answers on its first held-out samples, under the masks of the held-out loss.
+    ///
+    /// # Errors
+    /// Data that can't be read.
+    pub fn sheet(&self, count: u64) -> Result<Sheet> {
+        let steps = self.resolved.config.train.steps;
+        let clock = Clock { step: steps, steps, epoch: 0, steps_in_epoch: 1 };
+        let state = Named::new();
+        let ask = Ask { seed: 0, clock: &clock, train: false, masked: true, state: &state, grid: None };
+        let ids: Vec<u64> = (0..self.held_out.len().min(count)).collect();
+        let prepared = prepare(&*self.held_out, &ids, &ask)?;
+        let batch = to_device(&prepared, 0..prepared.items.len(), self.device)?;
+        tch::no_grad(|| self.method.show(&batch, &Step { clock: &clock, train: false, micro: 0 }))
+    }
+}
+
 /// What `--dry-run` prints: everything is built, nothing is trained.
 ///
 /// # Errors
@@ -135,9 +153,9 @@ pub fn plan_of(session: &Session) -> Result<Vec<(String, String)>> {
     let config = &session.resolved.config;
     let batch = &session.resolved.batch;
     let ids: Vec<u64> = (0..session.train.len().min(8)).collect();
-    let clock = crate::schedule::Clock::at(0, config.train.steps, 1);
-    let state = crate::Named::new();
-    let ask = crate::data::Ask { seed: config.seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
+    let clock = Clock::at(0, config.train.steps, 1);
+    let state = Named::new();
+    let ask = Ask { seed: config.seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
     let items = session.train.plan(&ids, &ask)?;
     let (all, trained) = session.parameters.count();
     let rows = items.len().max(1) as f64;
@@ -161,10 +179,17 @@ pub fn plan_of(session: &Session) -> Result<Vec<(String, String)>> {
         ("method".to_owned(), session.resolved.entry.card.title.to_owned()),
         ("parameters".to_owned(), format!("{all} ({trained} trained)")),
         ("samples".to_owned(), format!("{} to train on, {} held out", session.train.len(), session.held_out.len())),
-        ("tokens a sample".to_owned(), format!("{:.1}, {:.1} read by the encoder, {:.1} queried", tokens[0], tokens[1], tokens[2])),
+        (
+            "tokens a sample".to_owned(),
+            format!("{:.1}, {:.1} read by the encoder, {:.1} queried", tokens[0], tokens[1], tokens[2]),
+        ),
         (
             "batch".to_owned(),
-            format!("{} samples = {} micro-batches of at most {micro} x 1 rank", batch.size, batch.size.div_ceil(micro)),
+            format!(
+                "{} samples = {} micro-batches of at most {micro} x 1 rank",
+                batch.size,
+                batch.size.div_ceil(micro)
+            ),
         ),
         ("peak rate".to_owned(), format!("{:.4e}", adamw.peak(batch.size))),
         (
@@ -177,7 +202,10 @@ pub fn plan_of(session: &Session) -> Result<Vec<(String, String)>> {
     }
     // Weights, gradients and two moments in float32.
     let fixed = (all + 3 * trained) as f64 * 4.0 / 1e6;
-    lines.push(("memory".to_owned(), format!("{fixed:.0} MB for weights, gradients and moments; activations come on top")));
+    lines.push((
+        "memory".to_owned(),
+        format!("{fixed:.0} MB for weights, gradients and moments; activations come on top"),
+    ));
     Ok(lines)
 }
 
@@ -246,7 +274,8 @@ fn old_folder(out: Option<&Path>, recipe: &Path) -> Result<PathBuf> {
         rest => rest.strip_prefix('-')?.parse::<u32>().ok(),
     };
     let runs = Path::new("runs");
-    let names = std::fs::read_dir(runs).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        std::fs::read_dir(runs).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let newest = names.filter_map(|name| Some((number(&name)?, name))).max();
     let problem = format!("holds no run of {stem} to resume; name its folder with --out");
     newest.map(|(_, name)| runs.join(name)).ok_or_else(|| Error::file(runs, problem))
@@ -262,7 +291,8 @@ fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Resul
     if changed.is_empty() {
         return Ok(());
     }
-    let problem = format!("was begun with another recipe: {} differ; --resume goes on with the same one", changed.join(", "));
+    let problem =
+        format!("was begun with another recipe: {} differ; --resume goes on with the same one", changed.join(", "));
     Err(Error::file(folder, problem))
 }
 

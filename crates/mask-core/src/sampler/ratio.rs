@@ -227,8 +227,14 @@ mod tests {
     #[test]
     fn maes_counts() {
         let pins = [
-            (196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (196, 0.9, 19), (49, 0.75, 12), //
-            (100, 0.9, 9), (50, 0.8, 9), (10, 0.9, 0),
+            (196, 0.75, 49),
+            (256, 0.75, 64),
+            (196, 0.6, 78),
+            (196, 0.9, 19),
+            (49, 0.75, 12), //
+            (100, 0.9, 9),
+            (50, 0.8, 9),
+            (10, 0.9, 0),
         ];
         for (length, ratio, kept) in pins {
             assert_eq!(length - hidden(length, ratio, Rounding::KeepFloor), kept, "{length} {ratio}");
@@ -238,7 +244,8 @@ mod tests {
     /// Ledger 007: ceil(cells * ratio).
     #[test]
     fn simmims_counts() {
-        for (cells, ratio, expected) in [(36, 0.6, 22), (49, 0.6, 30), (144, 0.6, 87), (2304, 0.6, 1383), (36, 0.5, 18)] {
+        for (cells, ratio, expected) in [(36, 0.6, 22), (49, 0.6, 30), (144, 0.6, 87), (2304, 0.6, 1383), (36, 0.5, 18)]
+        {
             assert_eq!(hidden(cells, ratio, Rounding::HideCeil), expected, "{cells} {ratio}");
         }
     }

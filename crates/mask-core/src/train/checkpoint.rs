@@ -56,8 +56,7 @@ impl Checkpoints {
             Err(error) => return Err(Error::io(&self.folder, "reading the folder")(error)),
         };
         let step = |name: &str| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();
-        let mut steps: Vec<u64> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str().and_then(step)).collect();
+        let mut steps: Vec<u64> = entries.filter_map(|entry| entry.ok()?.file_name().to_str().and_then(step)).collect();
         steps.sort_unstable();
         Ok(steps)
     }
@@ -104,7 +103,8 @@ impl Checkpoints {
 
     /// A second name for a checkpoint, replaced in one move.
     fn link(&self, name: &str, step: u64) -> Result<()> {
-        let (link, fresh) = (self.folder.join(format!("{name}.safetensors")), self.folder.join(format!(".{name}.link")));
+        let (link, fresh) =
+            (self.folder.join(format!("{name}.safetensors")), self.folder.join(format!(".{name}.link")));
         let _ = std::fs::remove_file(&fresh);
         let target = self.path(step);
         let made = std::os::unix::fs::symlink(target.file_name().unwrap_or_default(), &fresh);

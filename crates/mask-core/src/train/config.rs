@@ -170,9 +170,12 @@ impl TrainConfig {
     /// The first key that is out of range.
     pub fn check(&self) -> Result<()> {
         let refuse = |key: &str, problem: String| Err(Error::value(format!("train.{key}"), problem));
-        for (key, number) in
-            [("steps", self.steps), ("log_every", self.log_every), ("checkpoint_every", self.checkpoint_every), ("keep", self.keep)]
-        {
+        for (key, number) in [
+            ("steps", self.steps),
+            ("log_every", self.log_every),
+            ("checkpoint_every", self.checkpoint_every),
+            ("keep", self.keep),
+        ] {
             if number == 0 {
                 return refuse(key, "0 is too small, it takes 1 or more".to_owned());
             }

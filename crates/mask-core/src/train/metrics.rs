@@ -38,7 +38,9 @@ impl Journal {
             match row.as_ref().and_then(|row| row.get("step")).and_then(Value::as_u64) {
                 Some(at) if at <= step => keep += read as u64,
                 Some(_) => break,
-                None => return Err(Error::file(path, format!("line {number} is no row of metrics; mend or remove it"))),
+                None => {
+                    return Err(Error::file(path, format!("line {number} is no row of metrics; mend or remove it")));
+                }
             }
         }
         file.set_len(keep).map_err(Error::io(path, "cutting back"))?;

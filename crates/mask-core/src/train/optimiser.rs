@@ -172,8 +172,8 @@ mod tests {
     fn layers_have_their_rates() {
         let parameters = Parameters::new(Device::Cpu, 0);
         for layer in 0..=4 {
-            parameters.root().enter(layer).at_layer(layer).weight("w", &[1], Init::ONES).unwrap();
-            parameters.root().enter(layer).at_layer(layer).plain("b", &[1], Init::ONES).unwrap();
+            let _ = parameters.root().enter(layer).at_layer(layer).weight("w", &[1], Init::ONES).unwrap();
+            let _ = parameters.root().enter(layer).at_layer(layer).plain("b", &[1], Init::ONES).unwrap();
         }
         let optimiser = Optimiser::new(&config(Some(0.5)), &parameters).unwrap();
         let scales: Vec<f64> = optimiser.groups.iter().map(|group| group.scale).collect();

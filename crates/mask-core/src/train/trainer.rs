@@ -17,6 +17,7 @@ use super::progress::Progress;
 use crate::data::{Front, Loader, Order, Prepared, WorkLimits, to_device};
 use crate::method::{Batch, Count, Method, Outcome, Reduce, Step};
 use crate::nn::Parameters;
+use crate::report::Events;
 use crate::schedule::Clock;
 use crate::stream::{Purpose, Stream};
 use crate::{Error, Named, Result};
@@ -182,6 +183,8 @@ impl Trainer {
         let last = stop_at.unwrap_or(self.config.steps).min(self.config.steps);
         let mut metrics = Journal::open(&self.folder.join("metrics.jsonl"), self.step)?;
         let mut timing = Journal::open(&self.folder.join("timing.jsonl"), self.step)?;
+        let events = self.folder.join("events");
+        let mut events = if self.step == 0 { Events::create(&events)? } else { Events::resume(&events, self.step)? };
         let mut trained = Trained { halt: Halt::Stopped, step: self.step, loss: None, skipped: 0 };
         if self.step < last {
             let steps = self.step..last;
@@ -209,7 +212,7 @@ impl Trainer {
                 let saving = self.step.is_multiple_of(self.config.checkpoint_every) || self.step == last;
                 let stopping = interrupted();
                 if self.step.is_multiple_of(self.config.log_every) || watching || saving || stopping {
-                    trained.loss = self.write(&mut pending, &mut metrics)?.or(trained.loss);
+                    trained.loss = self.write(&mut pending, &mut metrics, &mut events)?.or(trained.loss);
                     let seconds = since.elapsed().as_secs_f64().max(1e-9);
                     let steps = (self.step - reported).max(1) as f64;
                     let rows = [
@@ -218,6 +221,10 @@ impl Trainer {
                         ("data_wait", waited / seconds),
                     ];
                     timing.row(self.step, &rows)?;
+                    for (name, value) in rows {
+                        events.scalar(name, self.step, value)?;
+                    }
+                    events.flush()?;
                     let loss = trained.loss.map_or_else(String::new, |loss| format!("loss {loss:.4} · "));
                     let speed = format!("{loss}{:.0} samples/s · data wait {:.0} %", rows[1].1, 100.0 * rows[2].1);
                     progress.at(self.step, &speed);
@@ -225,7 +232,7 @@ impl Trainer {
                     (since, waited, samples) = (Instant::now(), 0.0, 0.0);
                 }
                 if watching {
-                    self.look(watch, &mut metrics)?;
+                    self.look(watch, &mut metrics, &mut events)?;
                     since = Instant::now();
                 }
                 if saving || stopping {
@@ -248,12 +255,16 @@ impl Trainer {
         Ok(trained)
     }
 
-    fn look(&mut self, watch: Watch<'_>, metrics: &mut Journal) -> Result<()> {
+    fn look(&mut self, watch: Watch<'_>, metrics: &mut Journal, events: &mut Events) -> Result<()> {
         let seen = watch(&*self.method, self.step)?;
         if seen.is_empty() {
             return Ok(());
         }
         metrics.row(self.step, &seen.iter().map(|(name, value)| (name.as_str(), *value)).collect::<Vec<_>>())?;
+        for (name, value) in &seen {
+            events.scalar(name, self.step, *value)?;
+        }
+        events.flush()?;
         let held_out = seen.iter().find(|(name, _)| name == "held_out").map(|(_, value)| *value);
         if let Some(loss) = held_out.filter(|loss| self.best.is_none_or(|(_, best)| *loss < best)) {
             self.best = Some((self.step, loss));
@@ -328,7 +339,12 @@ impl Trainer {
     }
 
     /// Reads metrics from the device and writes them; gives the last loss.
-    fn write(&self, pending: &mut VecDeque<Pending>, metrics: &mut Journal) -> Result<Option<f64>> {
+    fn write(
+        &self,
+        pending: &mut VecDeque<Pending>,
+        metrics: &mut Journal,
+        events: &mut Events,
+    ) -> Result<Option<f64>> {
         let mut last = None;
         while let Some(row) = pending.pop_front() {
             let values = Vec::<f64>::try_from(&row.device)?;
@@ -342,6 +358,9 @@ impl Trainer {
                 all.push(("dropped", 1.0));
             }
             metrics.row(row.step, &all)?;
+            for (name, value) in &all {
+                events.scalar(name, row.step, *value)?;
+            }
             if dropped {
                 self.refuse(&row)?;
             }

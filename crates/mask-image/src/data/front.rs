@@ -6,7 +6,9 @@ use std::sync::Arc;
 use mask_core::data::{Array, Ask, Front, Item, ItemView};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
-use mask_core::{Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream};
+use mask_core::{
+    Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream,
+};
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +83,7 @@ impl SourceConfig {
 }
 
 /// Recipe keys of image data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageData {
     /// What is trained on.
@@ -94,18 +96,6 @@ pub struct ImageData {
     pub batch: BatchConfig,
     /// Whether an image that can't be read stops the run, instead of being skipped and named.
     pub strict: bool,
-}
-
-impl Default for ImageData {
-    fn default() -> Self {
-        Self {
-            source: SourceConfig::default(),
-            held_out: None,
-            augment: Augment::default(),
-            batch: BatchConfig::default(),
-            strict: false,
-        }
-    }
 }
 
 /// What an encoder reads at hidden positions.
@@ -174,7 +164,10 @@ impl ImageFront {
         })?;
         self.augment.eval(&first).map_err(|error| {
             let size = format!("{} x {}, {} channel(s)", first.height(), first.width(), first.channels());
-            Error::value("augment", format!("{} ({size}) doesn't fit {channels} channels: {error}", source.name(self.index(id))))
+            Error::value(
+                "augment",
+                format!("{} ({size}) doesn't fit {channels} channels: {error}", source.name(self.index(id))),
+            )
         })?;
         Ok(())
     }

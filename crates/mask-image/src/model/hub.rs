@@ -9,7 +9,8 @@ use mask_core::method::DeviceDraft;
 use mask_core::nn::{Decoder, DecoderConfig, InitRule, LinearHead, Parameters, PositionTable, QkvBias, unpatch};
 use mask_core::objective::{absolute_error, squared_error};
 use mask_core::{
-    Clock, DevicePlan, Encoder, Error, Fill, Layout, Named, Plan, Predictor, Result, SamplerConfig, Split, Step, View, Want,
+    Clock, DevicePlan, Encoder, Error, Fill, Layout, Named, Plan, Predictor, Result, SamplerConfig, Split, Step, View,
+    Want,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -35,13 +36,17 @@ fn encoder_config(config: &ConfigReader) -> Result<VitConfig> {
         init: InitRule::Normal,
         ..VitConfig::mae(width, depth, heads)
     };
-    vit.stack().check().and_then(|()| vit.grid().map(drop)).map_err(|error| config.refuse("model", &error.to_string()))?;
+    vit.stack()
+        .check()
+        .and_then(|()| vit.grid().map(drop))
+        .map_err(|error| config.refuse("model", &error.to_string()))?;
     Ok(vit)
 }
 
 /// Names of one layer, which encoder and decoder share.
 fn layer(names: Names, ours: &str, theirs: &str, qkv_bias: bool) -> Names {
-    let qkv = |part: &str| ["query", "key", "value"].map(|which| format!("{theirs}.attention.attention.{which}.{part}"));
+    let qkv =
+        |part: &str| ["query", "key", "value"].map(|which| format!("{theirs}.attention.attention.{which}.{part}"));
     let packed = |names: Names, part: &str| {
         let [q, k, v] = qkv(part);
         names.packed(&format!("{ours}.attention.qkv.{part}"), [&q, &k, &v])
@@ -162,7 +167,8 @@ impl Family for VitMaeFamily {
         let root = parameters.root();
         let grid = config.grid()?;
         // Both tables are frozen, but the file's own values count: writers have been seen with other ones.
-        let encoder = VitConfig { positions: PositionTable::Learned, ..config.clone() }.build(&root.enter("encoder"), false)?;
+        let encoder =
+            VitConfig { positions: PositionTable::Learned, ..config.clone() }.build(&root.enter("encoder"), false)?;
         let mut names = encoder_names(&config, prefix_of(weights), false);
         let decoder = if has_decoder {
             let (from, out) = (config.width, config.patch_numbers());
@@ -188,7 +194,9 @@ impl Family for VitMaeFamily {
 /// Fills the parameters; an error names the folder's file.
 fn load(names: &Names, parameters: &Rc<Parameters>, folder: &Folder) -> Result<Loaded> {
     names.load(parameters, &folder.weights).map_err(|error| match error {
-        Error::Value { .. } | Error::Shape { .. } => Error::file(folder.path.join("model.safetensors"), error.to_string()),
+        Error::Value { .. } | Error::Shape { .. } => {
+            Error::file(folder.path.join("model.safetensors"), error.to_string())
+        }
         other => other,
     })
 }
@@ -293,7 +301,8 @@ impl Family for VitFamily {
         let mut names = encoder_names(&config, prefix, has_token);
         let head = if has_head {
             // A 1 x 1 convolution, whose outputs pixel shuffle spreads: channel, row, column.
-            names = names.padded("predictor.weight", "decoder.0.weight", [0, 2]).same("predictor.bias", "decoder.0.bias");
+            names =
+                names.padded("predictor.weight", "decoder.0.weight", [0, 2]).same("predictor.bias", "decoder.0.bias");
             Some(LinearHead::new(&root.enter("predictor"), config.width, config.patch_numbers(), config.init)?)
         } else {
             None

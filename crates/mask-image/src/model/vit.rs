@@ -260,7 +260,9 @@ mod pins {
     /// Ledger 000 BEiT and 081: parameters of the encoders, class token and 197 positions counted.
     #[test]
     fn parameters() {
-        for (width, depth, heads, total) in [(192, 12, 3, 5_524_416), (384, 12, 6, 21_665_664), (768, 12, 12, 85_798_656)] {
+        for (width, depth, heads, total) in
+            [(192, 12, 3, 5_524_416), (384, 12, 6, 21_665_664), (768, 12, 12, 85_798_656)]
+        {
             assert_eq!(count(&VitConfig::mae(width, depth, heads), false), total);
         }
         // Ledger 007: SimMIM's ViT-B with class token, mask token, shared bias and layer scale.

@@ -89,9 +89,11 @@ impl PatchPixels {
             columns: ["original", "hidden", "answer", "answer and visible"].map(str::to_owned).to_vec(),
             rows: Vec::new(),
             caption: match self.normalise {
-                Normalise::Patch => "Each patch of the answer is given the mean and variance of the true patch, which the \
+                Normalise::Patch => {
+                    "Each patch of the answer is given the mean and variance of the true patch, which the \
                      model did not predict."
-                    .to_owned(),
+                        .to_owned()
+                }
                 Normalise::None => "The answers are pixels as the model gave them.".to_owned(),
             },
         };
