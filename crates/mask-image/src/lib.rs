@@ -14,6 +14,7 @@ pub const REGISTER: Register = Register {
     name: env!("CARGO_PKG_NAME"),
     about: "masked modeling for images",
     modality: "image",
+    raw: "raw pixels",
     methods: mask_core::methods! {
         mae: method::MaeConfig,
         simmim: method::SimmimConfig,

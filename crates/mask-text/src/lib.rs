@@ -7,6 +7,7 @@ pub const REGISTER: Register = Register {
     name: env!("CARGO_PKG_NAME"),
     about: "masked modeling for text",
     modality: "text",
+    raw: "raw text",
     methods: &[],
     families: &[],
     golden: "",

@@ -7,6 +7,7 @@ pub const REGISTER: Register = Register {
     name: env!("CARGO_PKG_NAME"),
     about: "masked modeling for video",
     modality: "video",
+    raw: "raw pixels",
     methods: &[],
     families: &[],
     golden: "",

@@ -60,7 +60,7 @@ impl Probe {
             (None, Some(hf), Some(train), Some(test)) => {
                 let hosted = open_hosted(register, hf, device)?;
                 let fronts = [hosted.front(train)?, hosted.front(test)?];
-                let raw = self.baselines.then_some("raw samples");
+                let raw = self.baselines.then_some(register.raw);
                 let name = hf.display().to_string();
                 score(&name, hosted.encoder(), [&*fronts[0], &*fronts[1]], &self.wanted(&[]), device, raw)?
             }

@@ -25,6 +25,8 @@ pub struct Register {
     pub golden: &'static str,
     /// Where its recipes lie below `experiments`.
     pub modality: &'static str,
+    /// What probes call samples in front of any model, for example `raw pixels`.
+    pub raw: &'static str,
 }
 
 impl Register {
@@ -76,6 +78,8 @@ pub struct Resolved {
     pub batch: BatchConfig,
     /// All keys as one tree.
     pub value: Value,
+    /// What probes call samples in front of any model.
+    pub raw: &'static str,
     tree: Tree,
 }
 
@@ -127,7 +131,7 @@ impl Resolved {
         }
         config.method = Value::Mapping(method_value);
         let value = serde_yaml::to_value(&config).map_err(|error| Error::Defect(error.to_string()))?;
-        Ok(Self { config, entry, method, data, batch, value, tree })
+        Ok(Self { config, entry, method, data, batch, value, raw: register.raw, tree })
     }
 
     /// The resolved recipe as text.

@@ -49,6 +49,8 @@ pub struct Session {
     pub parameters: Rc<Parameters>,
     /// The device.
     pub device: Device,
+    /// What probes call samples in front of any model.
+    pub raw: &'static str,
 }
 
 impl Session {
@@ -72,7 +74,8 @@ impl Session {
         let (train, held_out) = (front(splits[0])?, front(splits[1])?);
         let parameters = Parameters::new(device, resolved.config.seed);
         let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, "method"))?;
-        Ok(Self { resolved, train, held_out, method, parameters, device })
+        let raw = resolved.raw;
+        Ok(Self { resolved, train, held_out, method, parameters, device, raw })
     }
 
     /// Builds the model of a run with the weights of its best or last checkpoint.
@@ -115,7 +118,7 @@ impl Session {
     /// Data that can't be read, features that aren't finite.
     pub fn scores(&self, wanted: &[EvaluateConfig], baselines: bool) -> Result<Vec<Scores>> {
         let fronts = [&*self.train, &*self.held_out];
-        let raw = baselines.then_some("raw samples");
+        let raw = baselines.then_some(self.raw);
         let mut all = score("pre-trained encoder", self.method.encoder(), fronts, wanted, self.device, raw)?;
         if baselines && !all.is_empty() {
             let parameters = Parameters::new(self.device, self.resolved.config.seed);
@@ -335,7 +338,7 @@ fn train(
     checkpoint: Option<&Checkpoint>,
     options: &Options,
 ) -> Result<Pretrained> {
-    let Session { resolved, train, held_out: held, method, parameters, device } = session;
+    let Session { resolved, train, held_out: held, method, parameters, device, raw } = session;
     let config = resolved.config.train.clone();
     let limits = WorkLimits { threads: options.threads, ahead: 2 };
     let (steps, seed) = (config.steps, resolved.config.seed);
@@ -378,7 +381,7 @@ fn train(
     };
     let trained = trainer.train(Arc::clone(&train), options.stop_at, &due, &watch)?;
     let Trainer { method, .. } = trainer;
-    let session = Session { resolved, train, held_out: held, method, parameters, device };
+    let session = Session { resolved, train, held_out: held, method, parameters, device, raw };
     if trained.halt == Halt::Stopped {
         return Ok(Pretrained { folder, trained, scores: Vec::new(), report: None });
     }

@@ -175,7 +175,7 @@ pub fn learns(method: &mut dyn Method, parameters: &Parameters, front: &dyn Fron
         tch::no_grad(|| {
             parameters.each(|parameter| {
                 let grad = parameter.tensor.grad();
-                assert_eq!(grad.defined() && !parameter.trained, false, "{} is frozen", parameter.name);
+                assert!(parameter.trained || !grad.defined(), "{} is frozen", parameter.name);
                 if grad.defined() {
                     let mut tensor = parameter.tensor.detach();
                     let _ = tensor.f_sub_(&(grad * 0.05)).unwrap();
