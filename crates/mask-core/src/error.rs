@@ -97,6 +97,15 @@ impl Error {
         Self::Value { what: what.into(), problem: problem.into() }
     }
 
+    /// The same problem, seen from the part around: `ratio` within `mask` is `mask.ratio`, which a recipe can find.
+    #[must_use]
+    pub fn within(self, part: &str) -> Self {
+        match self {
+            Self::Value { what, problem } => Self::Value { what: format!("{part}.{what}"), problem },
+            other => other,
+        }
+    }
+
     /// A tensor that doesn't have the shape that was asked for.
     pub fn shape(what: impl Into<String>, expected: impl Into<String>, found: &[i64]) -> Self {
         Self::Shape { what: what.into(), expected: expected.into(), found: found.to_vec() }

@@ -157,9 +157,17 @@ pub fn main(register: &Register) -> ExitCode {
     let command = Cli::command().name(register.name).about(register.about);
     let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        Err(error) if error.use_stderr() => {
+            // One line, like every other error; without arguments clap gives the whole help.
+            let text = error.to_string();
+            let first = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+            let line = if first.starts_with("error:") { format!("{first}; see --help") } else { text };
+            let _ = writeln!(std::io::stderr(), "{line}");
+            return ExitCode::from(2);
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     let outcome = guarded(|| run(register, cli.verb, &cuda));
@@ -239,7 +247,7 @@ fn say_json(value: &impl serde::Serialize) -> Result<()> {
 fn session_or_noise(resolve: impl Fn() -> Result<Resolved>, device: Device) -> Result<(Session, Option<String>)> {
     match Session::build(resolve()?, device) {
         Ok(session) => Ok((session, None)),
-        Err(Error::File { path, problem }) => {
+        Err(Error::File { path, problem }) if !path.exists() => {
             let note = format!("{}: {problem}; values are noise", path.display());
             Ok((Session::over([Split::Synthetic, Split::Synthetic], resolve()?, device)?, Some(note)))
         }

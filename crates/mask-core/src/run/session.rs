@@ -68,12 +68,12 @@ impl Session {
     /// As there.
     pub fn over(splits: [Split; 2], resolved: Resolved, device: Device) -> Result<Self> {
         let front = |split| -> Result<Arc<dyn Front>> {
-            let front = resolved.method.front(&resolved.data, split).map_err(|error| resolved.place(error, "data"))?;
+            let front = resolved.method.front(&resolved.data, split).map_err(|error| resolved.place(error, ""))?;
             Ok(Arc::from(front))
         };
         let (train, held_out) = (front(splits[0])?, front(splits[1])?);
         let parameters = Parameters::new(device, resolved.config.seed);
-        let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, "method"))?;
+        let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, ""))?;
         let raw = resolved.raw;
         Ok(Self { resolved, train, held_out, method, parameters, device, raw })
     }

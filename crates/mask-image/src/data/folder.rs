@@ -44,6 +44,10 @@ impl ImageFolder {
     /// # Errors
     /// A folder can't be read, there is no picture, or a folder is not among `classes`.
     pub fn open(root: &Path, classes: Option<&[String]>) -> Result<Self> {
+        if !root.is_dir() {
+            let problem = if root.exists() { "is no folder" } else { "does not exist" };
+            return Err(Error::file(root, format!("{problem}; name the folder of the images by the recipe's `path`")));
+        }
         let mut found = Found::default();
         found.walk(root, Path::new(""), &mut Vec::new())?;
         let Found { mut files, mut folders, ignored } = found;

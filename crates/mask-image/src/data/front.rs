@@ -7,7 +7,7 @@ use mask_core::data::{Array, Ask, Front, Item, ItemView};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
 use mask_core::{
-    Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream,
+    Clock, Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream,
 };
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,7 @@ impl ImageFront {
         reads: Reads,
     ) -> Result<Box<dyn Front>> {
         let augment = Augment { size: encoder.image, ..data.augment.clone() };
-        augment.check()?;
+        augment.check().map_err(|error| error.within("augment"))?;
         if augment.channels() != encoder.channels {
             let problem = format!(
                 "{} values, but the encoder reads {} channels (method.encoder.channels)",
@@ -145,10 +145,10 @@ impl ImageFront {
             );
             return Err(Error::value("augment.mean", problem));
         }
-        let layout = Layout::single(encoder.grid()?);
-        let sampler = mask.build()?;
+        let layout = Layout::single(encoder.grid().map_err(|error| error.within("encoder"))?);
+        let sampler = mask.build().map_err(|error| error.within("mask"))?;
         // A layout that the sampler can't work on is found here, not at the first batch.
-        sampler.claims(&layout, &mask_core::Clock::at(0, 1, 1))?;
+        sampler.claims(&layout, &Clock::at(0, 1, 1)).map_err(|error| error.within("mask"))?;
         let (source, chosen) = open(data, split)?;
         let front = Self { source, chosen, augment, layout, sampler, reads, strict: data.strict };
         front.look_at_first(encoder.channels)?;

@@ -76,7 +76,9 @@ impl MethodConfig for MaeConfig {
         let (encoder, stack, grid) = (&self.encoder, self.encoder.stack(), self.encoder.grid()?);
         let (from, out) = (encoder.width, encoder.patch_numbers());
         Ok(Box::new(Mae {
-            encoder: encoder.build(&at.enter("encoder"), self.encoder_reads == Reads::All)?,
+            encoder: encoder
+                .build(&at.enter("encoder"), self.encoder_reads == Reads::All)
+                .map_err(|e| e.within("encoder"))?,
             predictor: Decoder::new(
                 &at.enter("predictor").at_layer(encoder.depth + 1),
                 &self.predictor,
@@ -85,7 +87,8 @@ impl MethodConfig for MaeConfig {
                 from,
                 encoder.prefix(),
                 out,
-            )?,
+            )
+            .map_err(|e| e.within("predictor"))?,
             target: PatchPixels::new(encoder.patch, PatchOrder::ChannelLast, self.target),
             config: self.clone(),
         }))

@@ -64,7 +64,7 @@ impl MethodConfig for SimmimConfig {
         let VitConfig { width, init, depth, .. } = self.encoder;
         let out = self.encoder.patch_numbers();
         Ok(Box::new(Simmim {
-            encoder: self.encoder.build(&at.enter("encoder"), true)?,
+            encoder: self.encoder.build(&at.enter("encoder"), true).map_err(|e| e.within("encoder"))?,
             predictor: LinearHead::new(&at.enter("predictor").at_layer(depth + 1), width, out, init)?,
             target: PatchPixels::new(self.encoder.patch, PatchOrder::ChannelFirst, Normalise::None),
             config: self.clone(),

@@ -94,7 +94,7 @@ impl VitConfig {
         let [image, patch] = [self.image, self.patch];
         if patch.contains(&0) || (0..2).any(|side| image[side] == 0 || image[side] % patch[side] != 0) {
             let problem = format!("patches of {patch:?} pixels don't divide an image of {image:?}");
-            return Err(Error::value("encoder.patch", problem));
+            return Err(Error::value("patch", problem));
         }
         Grid::new(&[image[0] / patch[0], image[1] / patch[1]])
     }
@@ -144,7 +144,7 @@ impl VitConfig {
         let stack = self.stack();
         stack.check()?;
         if self.channels == 0 || self.channels > 1 << 16 {
-            return Err(Error::value("encoder.channels", format!("{} is not a number from 1 to 65536", self.channels)));
+            return Err(Error::value("channels", format!("{} is not a number from 1 to 65536", self.channels)));
         }
         let (grid, width, init) = (self.grid()?, self.width, self.init);
         let prefix = self.prefix();

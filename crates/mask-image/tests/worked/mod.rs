@@ -68,7 +68,8 @@ fn the_example_trains() {
 #[test]
 fn the_readme_lists_the_register() {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let table = text.split("<!-- methods:").nth(1).and_then(|rest| rest.split("<!-- end of methods -->").next()).unwrap();
+    let table =
+        text.split("<!-- methods:").nth(1).and_then(|rest| rest.split("<!-- end of methods -->").next()).unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
     let expected: Vec<String> = mask_image::REGISTER
         .methods
