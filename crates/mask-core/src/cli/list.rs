@@ -8,6 +8,7 @@ use super::{say, say_json};
 use crate::Result;
 use crate::method::Card;
 use crate::run::Register;
+use crate::sampler::SamplerConfig;
 
 #[derive(Serialize)]
 struct State {
@@ -64,6 +65,9 @@ pub(super) fn list(register: &Register, json: bool) -> Result<()> {
     }
     if lines.is_empty() {
         say(format_args!("{} has no method yet", register.name));
+    }
+    for (kind, about) in SamplerConfig::KINDS {
+        say(format_args!("sampler {kind}: {about}"));
     }
     for (line, entry) in lines.iter().zip(register.methods) {
         let arxiv = line.arxiv.map_or_else(String::new, |arxiv| format!(", arXiv {arxiv}"));

@@ -7,7 +7,7 @@ mod look;
 mod measure;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -143,17 +143,13 @@ pub fn main(register: &Register) -> ExitCode {
     wait_without_spinning();
     // Before any question about CUDA is asked: afterwards it would be too late.
     let cuda = mask_torch::load_cuda();
-    let level = if std::env::var_os("RUST_LOG").is_some() { None } else { Some(tracing::Level::INFO) };
-    if let Some(level) = level {
-        let _ = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_target(false)
-            .without_time()
-            .with_writer(std::io::stderr)
-            .try_init();
+    let level = if std::env::var_os("RUST_LOG").is_some_and(|level| level == "debug") {
+        tracing::Level::DEBUG
     } else {
-        let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
-    }
+        tracing::Level::INFO
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time();
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init();
     let command = Cli::command().name(register.name).about(register.about);
     let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

@@ -3,7 +3,7 @@
 //! | probe | what it is |
 //! | --- | --- |
 //! | [`linear_probe`] | multinomial logistic regression on standardised features, its penalty the best of five |
-//! | [`knn`] | vote of the nearest rows in cosine similarity, weighted exp(similarity / temperature) |
+//! | [`knn()`] | vote of the nearest rows in cosine similarity, weighted exp(similarity / temperature) |
 
 mod knn;
 mod lbfgs;
@@ -58,7 +58,7 @@ fn classes(labels: &[u32]) -> Vec<u32> {
     classes
 }
 
-/// Labels [N] as places in `classes`, on the device of `like`; -1 for a class that isn't there.
+/// Labels `[N]` as places in `classes`, on the device of `like`; -1 for a class that isn't there.
 fn places(labels: &[u32], classes: &[u32], like: &Tensor) -> Tensor {
     let place = |label| classes.binary_search(label).map_or(-1, |place| place as i64);
     Tensor::from_slice(&labels.iter().map(place).collect::<Vec<_>>()).to_device(like.device())

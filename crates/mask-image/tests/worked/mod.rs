@@ -82,3 +82,23 @@ fn the_readme_lists_the_register() {
         .collect();
     assert_eq!(rows, expected);
 }
+
+/// What the cards of image sets say about reading them is what a recipe's `data` takes.
+#[test]
+fn the_cards_speak_of_real_keys() {
+    let mut read = 0;
+    for entry in std::fs::read_dir(root().join("datasets")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let card: mask_core::recipe::Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        if card["modality"].as_str() == Some("image") {
+            let keys = serde_yaml::from_str(card["layout"]["recipe"].as_str().unwrap()).unwrap();
+            let data = mask_core::recipe::typed_over::<mask_image::data::ImageData>(&keys);
+            assert!(data.is_ok(), "{}: {}", path.display(), data.unwrap_err());
+            read += 1;
+        }
+    }
+    assert!(read >= 3, "only {read} cards of image sets");
+}
