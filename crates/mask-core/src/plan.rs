@@ -285,7 +285,7 @@ impl Ids {
     #[must_use]
     pub fn look_up(&self, table: &Tensor) -> Tensor {
         let (rows, width) = (self.rows(), self.width());
-        table.index_select(0, &self.padded.view([-1])).view([rows, width, -1])
+        table.index_select(0, &self.padded.view([-1])).view([rows, width, table.size()[1]])
     }
 
     /// Tokens of `all` [B, L, D] at these positions: [B, K, D].

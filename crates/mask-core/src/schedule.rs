@@ -88,6 +88,8 @@ pub enum Decay {
     CosineFromStart,
     /// Straight down to `last`.
     Linear,
+    /// The peak up to `drop_at` of training, then `last` (SimMIM's long recipe).
+    Step,
     /// No decay.
     Constant,
 }
@@ -104,11 +106,13 @@ pub struct RateConfig {
     pub decay: Decay,
     /// The rate at the end, as a share of the peak.
     pub last: f64,
+    /// Where `step` drops, as a share of training.
+    pub drop_at: f64,
 }
 
 impl Default for RateConfig {
     fn default() -> Self {
-        Self { warmup_steps: 0, first: 0.0, decay: Decay::Cosine, last: 0.0 }
+        Self { warmup_steps: 0, first: 0.0, decay: Decay::Cosine, last: 0.0, drop_at: 0.875 }
     }
 }
 
@@ -118,7 +122,7 @@ impl RateConfig {
     /// # Errors
     /// A share outside 0 to 1.
     pub fn check(&self) -> Result<()> {
-        for (key, share) in [("first", self.first), ("last", self.last)] {
+        for (key, share) in [("first", self.first), ("last", self.last), ("drop_at", self.drop_at)] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(Error::value(
                     format!("train.schedule.{key}"),
@@ -141,7 +145,8 @@ impl RateConfig {
             Decay::Cosine => between(Curve::Cosine, 1.0, self.last, after),
             Decay::CosineFromStart => between(Curve::Cosine, 1.0, self.last, clock.progress()),
             Decay::Linear => between(Curve::Linear, 1.0, self.last, after),
-            Decay::Constant => 1.0,
+            Decay::Step if clock.progress() >= self.drop_at => self.last,
+            Decay::Step | Decay::Constant => 1.0,
         }
     }
 }
@@ -168,6 +173,9 @@ mod tests {
         let config = RateConfig { warmup_steps: 10, decay: Decay::CosineFromStart, ..RateConfig::default() };
         assert!((config.at(&Clock::at(10, 100, 1)) - 0.97553).abs() < 1e-5);
         assert!((config.at(&Clock::at(9, 100, 1)) - 0.9).abs() < 1e-12);
+        // The 800-epoch recipe: a tenth from epoch 700.
+        let long = RateConfig { warmup_steps: 10, decay: Decay::Step, last: 0.1, ..RateConfig::default() };
+        assert_eq!([699, 700].map(|epoch| long.at(&Clock::at(epoch, 800, 1))), [1.0, 0.1]);
     }
 
     /// Ledger I-JEPA: a weight decay from 0.04 to 0.4 by half a cosine.
@@ -188,8 +196,8 @@ mod tests {
     proptest! {
         #[test]
         fn the_rate_stays_between_0_and_the_peak(step in 0u64..2000, steps in 1u64..1000, warmup in 0u64..2000) {
-            for decay in [Decay::Cosine, Decay::CosineFromStart, Decay::Linear, Decay::Constant] {
-                let config = RateConfig { warmup_steps: warmup, first: 0.1, decay, last: 0.01 };
+            for decay in [Decay::Cosine, Decay::CosineFromStart, Decay::Linear, Decay::Step, Decay::Constant] {
+                let config = RateConfig { warmup_steps: warmup, first: 0.1, decay, last: 0.01, drop_at: 0.5 };
                 let factor = config.at(&Clock::at(step, steps, 7));
                 prop_assert!((0.0..=1.0).contains(&factor), "{}", factor);
             }

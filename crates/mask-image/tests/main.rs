@@ -1,3 +1,4 @@
 //! The integration tests of the image crate.
 
+mod pins;
 mod worked;

@@ -98,6 +98,10 @@ impl StackConfig {
                 return Err(Error::value(key, format!("{rate} is not a rate from 0 to 1 (excluded)")));
             }
         }
+        if let Some(start) = self.layer_scale.filter(|start| !(*start > 0.0 && start.is_finite())) {
+            let problem = format!("{start} is no start for a gain, it takes a number above 0, or null for no gain");
+            return Err(Error::value("layer_scale", problem));
+        }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(Error::value("norm_eps", format!("{} is not between 0 and 1", self.norm_eps)));
         }
@@ -159,7 +163,8 @@ impl Block {
         };
         y = dropout(&y, self.dropout, train);
         if let Some(gains) = &self.gains {
-            y *= &gains[which];
+            // Not in place: a bf16 branch times a float32 gain is float32.
+            y = &y * &gains[which];
         }
         let sum = x + drop_path(&y, self.drop_path, train);
         match self.place {
@@ -178,14 +183,17 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Blocks at layers 1 to depth, the final norm at depth + 1.
+    /// Blocks at layers 1 to depth and the final norm at depth + 1 in a scope at layer 0; all at the scope's layer
+    /// elsewhere.
     ///
     /// # Errors
     /// A size out of range (see [`StackConfig::check`]), or the name is taken.
     pub fn new(at: &Scope, config: &StackConfig) -> Result<Self> {
         config.check()?;
-        let block = |index| Block::new(&at.enter("block").enter(index).at_layer(index + 1), config, index);
-        let last = at.at_layer(config.depth + 1);
+        // A stack that stands behind an encoder counts as one layer, the topmost.
+        let layer = |index: usize| if at.layer() == 0 { index } else { at.layer() };
+        let block = |index| Block::new(&at.enter("block").enter(index).at_layer(layer(index + 1)), config, index);
+        let last = at.at_layer(layer(config.depth + 1));
         Ok(Self {
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
             norm: match config.norm {

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::block::{Stack, StackConfig};
 use super::layers::Linear;
 use super::position::Positions;
-use super::scope::{InitRule, Scope};
+use super::scope::{Init, InitRule, Scope};
 use crate::grid::Grid;
 use crate::method::{Features, Predictor, Step, Want};
 use crate::plan::{DevicePlan, Ids};
@@ -23,6 +23,17 @@ impl LinearHead {
     /// The name is taken.
     pub fn new(at: &Scope, width: i64, out: i64, init: InitRule) -> Result<Self> {
         Ok(Self(Linear::new(at, width, out, init.linear(width, out))?))
+    }
+
+    /// The same with the law of a convolution that nobody initialises: weight and bias uniform within
+    /// 1 / sqrt(`width`) (SimMIM's head).
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn like_convolution(at: &Scope, width: i64, out: i64) -> Result<Self> {
+        let law = Init::Uniform(1.0 / (width as f64).sqrt());
+        let weight = at.weight("weight", &[out, width], law)?;
+        Ok(Self(Linear { weight, bias: Some(at.plain("bias", &[out], law)?) }))
     }
 }
 
@@ -128,7 +139,8 @@ impl Predictor for Decoder {
             Some(table) => {
                 let prefix = table.slice(0, 0, self.prefix, 1).unsqueeze(0).expand([rows, -1, -1], false);
                 let table = table.slice(0, self.prefix, None, 1);
-                x += Tensor::cat(&[prefix, plan.seen.look_up(&table)], 1);
+                // Not in place: under autocast the tokens are bf16, and the sum is to be float32.
+                x = &x + Tensor::cat(&[prefix, plan.seen.look_up(&table)], 1);
                 &self.mask_token + query.fresh.look_up(&table)
             }
             None => self.mask_token.expand([rows, query.fresh.width(), -1], false),

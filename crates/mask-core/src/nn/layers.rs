@@ -132,7 +132,8 @@ pub fn drop_path(x: &Tensor, rate: f64, train: bool) -> Tensor {
     shape[0] = x.size()[0];
     let keep = 1.0 - rate;
     let alive = Tensor::rand(&shape, (Kind::Float, x.device())).lt(keep).to_kind(x.kind());
-    x * (alive / keep)
+    // The factor stays a scalar, which a bf16 branch does not round.
+    x * alive * (1.0 / keep)
 }
 
 #[cfg(test)]

@@ -251,6 +251,12 @@ impl Scope {
         self.parameters.device
     }
 
+    /// The layer number of what is made here.
+    #[must_use]
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
     /// The scope's own name, dots between; empty for the outermost.
     #[must_use]
     pub fn prefix(&self) -> String {

@@ -12,6 +12,9 @@
 //! | loss | absolute error on hidden pixels, mean over the batch | section 3.4 |
 //!
 //! The encoder is the official ViT recipe: shared relative bias, gains of 0.1, no key bias, no position table.
+//!
+//! Deviation: the official scheduler is one update behind (its updates 0 and 1 both have the first rate of the warm-up);
+//! here update n has the rate of n.
 
 use mask_core::data::Front;
 use mask_core::method::Sheet;
@@ -61,11 +64,11 @@ impl MethodConfig for SimmimConfig {
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {
-        let VitConfig { width, init, depth, .. } = self.encoder;
+        let VitConfig { width, depth, .. } = self.encoder;
         let out = self.encoder.patch_numbers();
         Ok(Box::new(Simmim {
             encoder: self.encoder.build(&at.enter("encoder"), true).map_err(|e| e.within("encoder"))?,
-            predictor: LinearHead::new(&at.enter("predictor").at_layer(depth + 1), width, out, init)?,
+            predictor: LinearHead::like_convolution(&at.enter("predictor").at_layer(depth + 1), width, out)?,
             target: PatchPixels::new(self.encoder.patch, PatchOrder::ChannelFirst, Normalise::None),
             config: self.clone(),
         }))

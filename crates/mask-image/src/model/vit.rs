@@ -28,6 +28,8 @@ pub struct VitConfig {
     pub mlp: i64,
     /// Whether a class token stands in front.
     pub class_token: bool,
+    /// Whether weight decay applies to it (MAE) or not (BEiT, SimMIM).
+    pub class_token_decays: bool,
     /// How tokens learn where they stand.
     pub positions: PositionTable,
     /// Whether blocks add a learned bias by relative position.
@@ -61,6 +63,7 @@ impl VitConfig {
             heads,
             mlp: 4 * width,
             class_token: true,
+            class_token_decays: true,
             positions: PositionTable::SinCos,
             relative_bias: RelativeBiasConfig::None,
             qkv_bias: QkvBias::Full,
@@ -81,6 +84,7 @@ impl VitConfig {
             relative_bias: RelativeBiasConfig::Shared,
             qkv_bias: QkvBias::Qv,
             layer_scale: Some(0.1),
+            class_token_decays: false,
             init: InitRule::NarrowRescaled,
             ..Self::mae(width, depth, heads)
         }
@@ -148,15 +152,20 @@ impl VitConfig {
         }
         let (grid, width, init) = (self.grid()?, self.width, self.init);
         let prefix = self.prefix();
-        let token = |name: &str, wanted: bool| -> Result<Option<Tensor>> {
-            Ok(if wanted { Some(at.weight(name, &[1, 1, width], init.token())?) } else { None })
+        let token = |name: &str, wanted: bool, decays: bool| -> Result<Option<Tensor>> {
+            let shape = [1, 1, width];
+            Ok(match (wanted, decays) {
+                (false, _) => None,
+                (true, true) => Some(at.weight(name, &shape, init.token())?),
+                (true, false) => Some(at.plain(name, &shape, init.token())?),
+            })
         };
         let relative = |at: &Scope| RelativeBias::new(at, &grid, self.heads, self.class_token);
         let patch = self.patch.map(|side| side as i64);
         Ok(Vit {
             embed: PatchEmbed::new(&at.enter("patch"), self.channels as i64, &patch, width, init)?,
-            class_token: token("class_token", self.class_token)?,
-            mask_token: token("mask_token", mask_token)?,
+            class_token: token("class_token", self.class_token, self.class_token_decays)?,
+            mask_token: token("mask_token", mask_token, true)?,
             positions: self.positions.build(at, &grid, width, prefix, init)?,
             relative: match self.relative_bias {
                 RelativeBiasConfig::None => Vec::new(),
