@@ -433,7 +433,7 @@ pub struct Sheet {
 /// Steps of iterative unmasking ask a model for logits.
 pub trait Denoiser {
     /// Logits [B, Q, L, V] for `x` [B, Q, L] (Q codebooks or sub-tokens, 1 for plain tokens; the mask's id where
-    /// hidden) at time `time`; `condition` [B] are class ids where the model has classes.
+    /// hidden) at time `time`; `condition` `[B]` are class ids where the model has classes.
     ///
     /// # Errors
     /// Shapes that don't fit.

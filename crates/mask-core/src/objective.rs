@@ -13,7 +13,7 @@ fn pair(answers: &Tensor, targets: &Tensor) -> Result<[Tensor; 2]> {
     Ok([answers, targets].map(|tensor| tensor.to_kind(Kind::Float)))
 }
 
-/// Mean over the values of the squared difference: [N, P] and [N, P] to [N].
+/// Mean over the values of the squared difference: [N, P] and [N, P] to `[N]`.
 ///
 /// # Errors
 /// Different shapes.
@@ -22,7 +22,7 @@ pub fn squared_error(answers: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok((a - t).square().mean_dim(-1, false, Kind::Float))
 }
 
-/// Mean over the values of the absolute difference: [N, P] and [N, P] to [N].
+/// Mean over the values of the absolute difference: [N, P] and [N, P] to `[N]`.
 ///
 /// # Errors
 /// Different shapes.
@@ -32,7 +32,7 @@ pub fn absolute_error(answers: &Tensor, targets: &Tensor) -> Result<Tensor> {
 }
 
 /// Mean over the values of the smooth absolute difference with beta 1: d^2 / 2 below 1, d - 1/2 above; [N, P] and
-/// [N, P] to [N].
+/// [N, P] to `[N]`.
 ///
 /// # Errors
 /// Different shapes.
@@ -41,7 +41,7 @@ pub fn smooth_l1(answers: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok(a.smooth_l1_loss(&t, tch::Reduction::None, 1.0).mean_dim(-1, false, Kind::Float))
 }
 
-/// Cross-entropy of logits [N, V] with ids [N], with label smoothing: [N].
+/// Cross-entropy of logits [N, V] with ids `[N]`, with label smoothing: `[N]`.
 ///
 /// # Errors
 /// Shapes that don't fit.

@@ -243,9 +243,9 @@ pub struct Ids {
     pub padded: Tensor,
     /// [B, K], `true` = real; none when nothing is padded.
     pub valid: Option<Tensor>,
-    /// [N], numbers into B x L.
+    /// `[N]`, numbers into B x L.
     pub flat: Tensor,
-    /// [N], numbers into B x K: where each of `flat` stands in the padded form.
+    /// `[N]`, numbers into B x K: where each of `flat` stands in the padded form.
     pub slots: Tensor,
     /// Tokens of a row, L.
     pub length: i64,
@@ -319,7 +319,7 @@ pub struct Query {
     pub ids: Ids,
     /// Those that the encoder has not read.
     pub fresh: Ids,
-    /// [N], where each queried position stands in B x (K seen + K fresh); none = nothing queried was read, so the
+    /// `[N]`, where each queried position stands in B x (K seen + K fresh); none = nothing queried was read, so the
     /// answers are those of `fresh`.
     pub places: Option<Tensor>,
 }
@@ -372,9 +372,9 @@ pub struct DevicePlan {
     pub seen: Ids,
     /// What the predictor answers for, group by group.
     pub queried: Vec<Query>,
-    /// What the loss counts, [N].
+    /// What the loss counts, `[N]`.
     pub scored: Ids,
-    /// [N]: which of all answers (groups one after another) are scored; none = all of them, in order.
+    /// `[N]`: which of all answers (groups one after another) are scored; none = all of them, in order.
     pub scored_answers: Option<Tensor>,
     /// [B, L], `true` = hidden.
     pub hidden: Tensor,
@@ -382,7 +382,7 @@ pub struct DevicePlan {
     pub mask_tokens: Option<Tensor>,
     /// Numbers into B x L and the ids that stand there instead; none where no plan has one.
     pub values: Option<(Tensor, Tensor)>,
-    /// [N], the weight of each scored position; none = 1.
+    /// `[N]`, the weight of each scored position; none = 1.
     pub weights: Option<Tensor>,
 }
 

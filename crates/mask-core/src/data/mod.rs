@@ -107,7 +107,7 @@ pub trait Front: Send + Sync {
         false
     }
 
-    /// What a sample looks like in front of any model, [D] numbers: the raw baseline of probes.
+    /// What a sample looks like in front of any model, `[D]` numbers: the raw baseline of probes.
     fn raw(&self, item: &Item) -> Option<Vec<f32>> {
         let _ = item;
         None

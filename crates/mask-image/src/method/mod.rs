@@ -1,7 +1,7 @@
-//! The methods, one file each.
+//! The methods, one file each: each page is the method's manual.
 
-mod mae;
-mod simmim;
+pub mod mae;
+pub mod simmim;
 
 pub use mae::{Mae, MaeConfig};
 pub use simmim::{Simmim, SimmimConfig};
