@@ -94,6 +94,25 @@ impl EvaluateConfig {
         ]
     }
 
+    /// Checks the numbers, before any work is done that they would make useless.
+    ///
+    /// # Errors
+    /// The first key that is out of range.
+    pub fn check(&self) -> Result<()> {
+        let (counts, temperature): (&[(&str, u64)], f64) = match self {
+            Self::HeldOut(config) => (&[("samples", config.samples)], 1.0),
+            Self::Knn(c) => (&[("train", c.train), ("test", c.test), ("k", c.k)], c.temperature),
+            Self::Linear(config) => (&[("train", config.train), ("test", config.test)], 1.0),
+        };
+        if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(Error::value(*key, "0 is too small, it takes 1 or more"));
+        }
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            return Err(Error::value("temperature", format!("{temperature} is not a positive number")));
+        }
+        Ok(())
+    }
+
     /// How often it is measured during training; 0 = only at the end.
     #[must_use]
     pub fn every(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::EvaluateConfig;
@@ -51,6 +52,18 @@ pub struct RecipeConfig {
     pub train: TrainConfig,
     /// What is measured, on the way and at the end.
     pub evaluate: Vec<EvaluateConfig>,
+}
+
+/// The same keys without what is below them: a misspelt `method` is told before it is missed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only their names are looked at")]
+struct OuterKeys {
+    seed: Option<IgnoredAny>,
+    data: Option<IgnoredAny>,
+    method: Option<IgnoredAny>,
+    train: Option<IgnoredAny>,
+    evaluate: Option<IgnoredAny>,
 }
 
 /// What the command line changes.
@@ -111,6 +124,7 @@ impl Resolved {
         if let Some(steps) = overrides.steps {
             tree.set(&format!("train.steps={steps}"))?;
         }
+        tree.typed::<OuterKeys>(&[])?;
         let names: Vec<&str> = register.methods.iter().map(|entry| entry.card.name).collect();
         let kind = tree.read(&["method"], |value| kind_of(value, &names).map(str::to_owned))?;
         let entry = register.method(&kind).ok_or_else(|| Error::Defect(format!("{kind} left the register")))?;
@@ -123,6 +137,9 @@ impl Resolved {
         let batch: BatchConfig = tree.typed(&["data", "batch"])?;
         batch.check().map_err(|error| tree.place(error, ""))?;
         config.train.check().map_err(|error| tree.place(error, ""))?;
+        for (index, evaluate) in config.evaluate.iter().enumerate() {
+            evaluate.check().map_err(|error| tree.place(error.below(&format!("evaluate.{index}")), ""))?;
+        }
         config.data.clone_from(&data);
         let mut method_value = Mapping::new();
         method_value.insert("kind".into(), kind.into());
