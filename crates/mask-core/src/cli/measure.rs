@@ -110,7 +110,7 @@ pub(super) struct Eval {
     /// A run's folder, or one of its checkpoints
     run: PathBuf,
     /// Held-out samples, at most
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     samples: u64,
     /// JSON instead of lines
     #[arg(long)]

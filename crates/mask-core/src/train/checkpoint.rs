@@ -116,10 +116,16 @@ impl Checkpoints {
     /// # Errors
     /// There is none, or it is damaged.
     pub fn last(&self) -> Result<Checkpoint> {
-        match self.steps()?.last() {
-            Some(step) => Self::read(&self.path(*step)),
-            None => Err(Error::file(&self.folder, "there is no checkpoint in this folder; start without --resume")),
-        }
+        let steps = self.steps()?;
+        let Some((step, older)) = steps.split_last() else {
+            return Err(Error::file(&self.folder, "holds no checkpoint of a run"));
+        };
+        Self::read(&self.path(*step)).map_err(|error| match (error, older.last()) {
+            (Error::File { path, problem }, Some(older)) => {
+                Error::file(path, format!("{problem}; or remove it to go on from step {older}"))
+            }
+            (error, _) => error,
+        })
     }
 
     /// Reads a checkpoint file.
