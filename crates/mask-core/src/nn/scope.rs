@@ -65,15 +65,22 @@ impl Init {
         }) as f32
     }
 
-    /// `count` values; the same whatever the number of threads.
-    fn values(self, stream: &Stream, count: usize) -> Vec<f32> {
+    /// `count` values, the same whatever the number of threads; none where memory can't hold them.
+    fn values(self, stream: &Stream, count: usize) -> Option<Vec<f32>> {
         const STRETCH: usize = 1 << 16;
-        let mut values = vec![0.0; count];
+        // Where the system promises more memory than there is, asking for it tells nothing.
+        const MOST: usize = 1 << 33;
+        if count > MOST {
+            return None;
+        }
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).ok()?;
+        values.resize(count, 0.0);
         values.par_chunks_mut(STRETCH).enumerate().for_each(|(stretch, values)| {
             let mut stream = stream.branch(stretch as u64);
             values.iter_mut().for_each(|value| *value = self.draw(&mut stream));
         });
-        values
+        Some(values)
     }
 }
 
@@ -284,7 +291,10 @@ impl Scope {
         let count = shape.iter().try_fold(1i64, |count, side| if *side < 0 { None } else { count.checked_mul(*side) });
         let count = count.ok_or_else(|| Error::shape(self.full(name), "sides of at least 0", shape))?;
         let stream = Stream::keyed(self.parameters.seed, Purpose::Weights, hash_name(&self.full(name)), 0);
-        let values = Tensor::from_slice(&init.values(&stream, count as usize)).view(shape);
+        let values = init.values(&stream, count as usize).ok_or_else(|| {
+            Error::value(self.full(name), format!("{shape:?} numbers don't fit into memory: choose a smaller model"))
+        })?;
+        let values = Tensor::from_slice(&values).view(shape);
         self.add(name, values, decay, true)
     }
 
@@ -336,7 +346,7 @@ mod tests {
     #[test]
     fn laws_have_their_moments() {
         let std = |init: Init| {
-            let values = init.values(&Stream::new(1), 200_000);
+            let values = init.values(&Stream::new(1), 200_000).unwrap();
             (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
         };
         assert!((std(InitRule::NarrowRescaled.token()) / 0.02 - 0.5396).abs() < 0.004);
