@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The loss or the gradient stopped being finite.
     #[error(
-        "step {step}: the loss or the gradient is not finite (samples {samples}); {checkpoint}. Lower train.optimiser.rate, set train.clip, or look at the named samples; then go on with --resume"
+        "step {step}: the loss or the gradient is not finite (samples {samples}); {checkpoint}. Look at the named samples; go on without such steps by --resume --set train.nonfinite=skip, or begin anew with a lower train.optimiser.rate or a train.clip"
     )]
     NonFinite {
         /// The first step (from 1) whose update was dropped.

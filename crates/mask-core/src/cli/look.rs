@@ -98,7 +98,7 @@ impl Masks {
         for (step, ids) in ids.chunks(batch as usize).enumerate() {
             let clock = Clock::at(step as u64, steps, u64::MAX);
             let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: grid.as_ref() };
-            for item in front.plan(ids, &ask)? {
+            for item in front.plan(ids, &ask).map_err(|e| resolved.place(e, ""))? {
                 let view = item.views.first().ok_or_else(|| Error::Defect("a plan without views".to_owned()))?;
                 let Some(Draft::Ready(plan)) = &view.draft else {
                     let problem = "this method's masks come from a model's scores; a recipe alone doesn't settle them";

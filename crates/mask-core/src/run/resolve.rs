@@ -138,7 +138,7 @@ impl Resolved {
         batch.check().map_err(|error| tree.place(error, ""))?;
         config.train.check().map_err(|error| tree.place(error, ""))?;
         for (index, evaluate) in config.evaluate.iter().enumerate() {
-            evaluate.check().map_err(|error| tree.place(error.below(&format!("evaluate.{index}")), ""))?;
+            evaluate.check().map_err(|error| tree.place(error.within(&format!("evaluate.{index}")), ""))?;
         }
         config.data.clone_from(&data);
         let mut method_value = Mapping::new();

@@ -136,7 +136,10 @@ impl ImageFront {
         reads: Reads,
     ) -> Result<Box<dyn Front>> {
         let augment = Augment { size: encoder.image, ..data.augment.clone() };
-        augment.check().map_err(|error| error.within("augment"))?;
+        augment.check().map_err(|error| match error {
+            Error::Value { what, problem } if what == "size" => Error::value("encoder.image", problem),
+            other => other.within("augment"),
+        })?;
         if augment.channels() != encoder.channels {
             let problem = format!(
                 "{} values, but the encoder reads {} channels (method.encoder.channels)",
@@ -146,9 +149,21 @@ impl ImageFront {
             return Err(Error::value("augment.mean", problem));
         }
         let layout = Layout::single(encoder.grid().map_err(|error| error.within("encoder"))?);
-        let sampler = mask.build().map_err(|error| error.within("mask"))?;
+        let in_mask = |error: Error| error.within("mask");
+        let sampler = mask.build().map_err(in_mask)?;
         // A layout that the sampler can't work on is found here, not at the first batch.
-        sampler.claims(&layout, &Clock::at(0, 1, 1)).map_err(|error| error.within("mask"))?;
+        let begin = Clock::at(0, 1, 1);
+        for clock in [begin, Clock { step: 1, ..begin }] {
+            let (hidden, length) = (sampler.claims(&layout, &clock).map_err(in_mask)?.hidden, layout.len());
+            if *hidden.end() == 0 {
+                let problem = format!("hides none of the {length} patches, so nothing is predicted: raise its share");
+                return Err(Error::value("mask", problem));
+            }
+            if *hidden.start() == length && reads == Reads::Visible {
+                let problem = format!("hides all {length} patches, so the encoder reads none: lower its share");
+                return Err(Error::value("mask", problem));
+            }
+        }
         let (source, chosen) = open(data, split)?;
         let front = Self { source, chosen, augment, layout, sampler, reads, strict: data.strict };
         front.look_at_first(encoder.channels)?;
@@ -242,7 +257,7 @@ impl Front for ImageFront {
         let rows: Vec<Row> =
             global.iter().map(|id| Row { id: *id, layout: layout.clone(), hints: Hints::default() }).collect();
         let moment = Moment { seed: ask.seed, clock: ask.clock, state: ask.state };
-        let drafts = draw(&*self.sampler, &rows, 0, &moment)?;
+        let drafts = draw(&*self.sampler, &rows, 0, &moment).map_err(|error| error.within("mask"))?;
         let filled = |draft: Draft| match draft {
             Draft::Ready(plan) if self.reads == Reads::All => Draft::Ready(plan.filled(|_| Fill::MaskToken)),
             other => other,

@@ -174,7 +174,11 @@ impl Family for VitMaeFamily {
             let (from, out) = (config.width, config.patch_numbers());
             let at = root.enter("predictor");
             names = decoder_names(names, weights, &decoder_config, config.qkv_bias == QkvBias::Full);
-            Some(Decoder::new(&at, &decoder_config, &config.stack(), &grid, from, 1, out)?)
+            let decoder = Decoder::new(&at, &decoder_config, &config.stack(), &grid, from, 1, out);
+            Some(decoder.map_err(|error| match error {
+                Error::Value { .. } => reader.refuse("decoder", &error.to_string()),
+                other => other,
+            })?)
         } else {
             None
         };
