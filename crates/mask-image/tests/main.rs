@@ -1,4 +1,16 @@
-//! The integration tests of the image crate.
+//! The integration tests of the image crate, in one binary.
 
+mod common;
 mod pins;
 mod worked;
+
+#[path = "main/bad_input.rs"]
+mod bad_input;
+#[path = "main/cli.rs"]
+mod cli;
+#[path = "main/faults.rs"]
+mod faults;
+#[path = "main/keys.rs"]
+mod keys;
+#[path = "main/resume.rs"]
+mod resume;
