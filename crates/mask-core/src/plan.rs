@@ -284,8 +284,9 @@ impl Ids {
     /// Rows of `table` [L, D] at these positions: [B, K, D].
     #[must_use]
     pub fn look_up(&self, table: &Tensor) -> Tensor {
-        let (rows, width) = (self.rows(), self.width());
-        table.index_select(0, &self.padded.view([-1])).view([rows, width, table.size()[1]])
+        // Every size is named: libtorch can't infer one where no position is left.
+        let shape = [self.rows(), self.width(), table.size()[1]];
+        table.index_select(0, &self.padded.view([-1])).view(shape)
     }
 
     /// Tokens of `all` [B, L, D] at these positions: [B, K, D].
@@ -573,6 +574,14 @@ mod tests {
         assert_eq!(numbers(&ids.slots), [0, 1, 6, 7, 8]);
         let all = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([3, 4, 2]);
         assert_eq!(ids.take_flat(&all), ids.unpad(&ids.take(&all)));
+    }
+
+    /// Libtorch once could not infer the size of a table's rows where no position was left.
+    #[test]
+    fn looking_up_nothing_gives_nothing() {
+        let ids = Positions::collate([&[][..], &[]], 4).to_device(Device::Cpu);
+        assert_eq!(ids.look_up(&Tensor::zeros([4, 3], (Kind::Float, Device::Cpu))).size(), [2, 0, 3]);
+        assert_eq!(ids.take(&Tensor::zeros([2, 4, 3], (Kind::Float, Device::Cpu))).size(), [2, 0, 3]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The integration tests of the image crate, in one binary.
 
 mod common;
+mod golden;
+mod laws;
 mod pins;
 mod worked;
 

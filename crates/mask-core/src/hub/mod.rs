@@ -122,5 +122,12 @@ pub fn open(families: &[&dyn Family], path: &Path, device: Device) -> Result<Box
         let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
         folder.config.refuse("model_type", &format!("{kind:?} is not read by this program; it reads {known}"))
     })?;
+    // Fields that any configuration may have, and that change what its weights mean.
+    for key in ["quantization_config", "pruned_heads"] {
+        let value = folder.config.fields().get(key).filter(|value| !value.is_null());
+        if value.is_some_and(|value| value.as_object().is_none_or(|object| !object.is_empty())) {
+            return Err(folder.config.refuse(key, "is not supported"));
+        }
+    }
     family.open(&folder, device)
 }

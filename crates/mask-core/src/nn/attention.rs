@@ -70,7 +70,7 @@ impl Attention {
             }
             Bias::None => x.linear(&self.qkv, None::<&Tensor>),
         };
-        let packed = packed.view([rows, tokens, 3, self.heads, -1]).permute([2, 0, 3, 1, 4]);
+        let packed = packed.view([rows, tokens, 3, self.heads, x.size()[2] / self.heads]).permute([2, 0, 3, 1, 4]);
         [packed.select(0, 0), packed.select(0, 1), packed.select(0, 2)]
     }
 
@@ -118,6 +118,7 @@ pub struct RelativeBias {
     table: Tensor,
     index: Tensor,
     tokens: i64,
+    prefix: i64,
 }
 
 impl RelativeBias {
@@ -128,10 +129,11 @@ impl RelativeBias {
     pub fn new(at: &Scope, grid: &Grid, heads: i64, class_token: bool) -> Result<Self> {
         let plane = grid.as_plane()?;
         let (rows, index) = relative_index(plane, class_token);
-        let tokens = (grid.len() + usize::from(class_token)) as i64;
+        let prefix = i64::from(class_token);
+        let tokens = grid.len() as i64 + prefix;
         // A table, which weight decay applies to in pre-training.
         let table = at.weight("table", &[rows as i64, heads], Init::ZEROS)?;
-        Ok(Self { table, index: Tensor::from_slice(&index).to_device(at.device()), tokens })
+        Ok(Self { table, index: Tensor::from_slice(&index).to_device(at.device()), tokens, prefix })
     }
 
     /// The bias of the full sequence [1, heads, N, N]; with `seen` [B, K] (positions without the class token) that of
@@ -143,21 +145,14 @@ impl RelativeBias {
             let all = self.table.index_select(0, &self.index);
             return all.view([self.tokens, self.tokens, heads]).permute([2, 0, 1]).unsqueeze(0);
         };
-        let prefix = i64::from(self.has_class_token());
-        let mut at = seen + prefix;
-        if prefix == 1 {
+        let mut at = seen + self.prefix;
+        if self.prefix == 1 {
             at = Tensor::cat(&[&Tensor::zeros([seen.size()[0], 1], (Kind::Int64, seen.device())), &at], 1);
         }
         let (rows, width) = (at.size()[0], at.size()[1]);
         let pairs = at.unsqueeze(2) * self.tokens + at.unsqueeze(1);
         let index = self.index.index_select(0, &pairs.view([-1]));
         self.table.index_select(0, &index).view([rows, width, width, heads]).permute([0, 3, 1, 2])
-    }
-
-    fn has_class_token(&self) -> bool {
-        // With a class token the last entry of the table is used, by the pair (class, class) alone.
-        self.index.size()[0] > 0
-            && i64::try_from(self.index.get(0)).is_ok_and(|first| first == self.table.size()[0] - 1)
     }
 }
 
@@ -212,7 +207,6 @@ mod pins {
         for class_token in [true, false] {
             let at = parameters.root().enter(class_token);
             let bias = RelativeBias::new(&at, &Grid::plane(2, 3), 2, class_token).unwrap();
-            assert_eq!(bias.has_class_token(), class_token);
             let _ = tch::no_grad(|| bias.table.detach().normal_(0.0, 1.0));
             let seen = Tensor::from_slice(&[4i64, 0, 5]).view([1, 3]);
             let full = bias.forward(None);
@@ -223,6 +217,14 @@ mod pins {
             }
             assert_eq!(part, full.index_select(2, &at).index_select(3, &at));
         }
+    }
+
+    /// The one pair of one token was once taken for that of a class token.
+    #[test]
+    fn one_patch_without_class_token() {
+        let parameters = Parameters::new(Device::Cpu, 0);
+        let bias = RelativeBias::new(&parameters.root(), &Grid::plane(1, 1), 2, false).unwrap();
+        assert_eq!(bias.forward(Some(&Tensor::from_slice(&[0i64]).view([1, 1]))).size(), [1, 2, 1, 1]);
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl BlockConfig {
 /// `masking_generator.py`; its paper's pseudo-code differs, the code made the published numbers).
 pub struct Block(BlockConfig);
 
+/// Height and width of a view that blocks can be drawn on.
+fn plane(layout: &Layout) -> Result<[usize; 2]> {
+    if !layout.fixed().is_empty() {
+        return Err(Error::value("block", "blocks are drawn on grids without padding or special tokens"));
+    }
+    layout.grid()?.as_plane()
+}
+
 /// Height and width of a block, halves to even as Python rounds.
 fn sides(area: f64, aspect: f64) -> [usize; 2] {
     [(area * aspect).sqrt(), (area / aspect).sqrt()].map(|side| side.round_ties_even() as usize)
@@ -81,7 +89,7 @@ impl Block {
     }
 
     fn draw(&self, layout: &Layout, wanted: usize, stream: &mut Stream) -> Result<Vec<u32>> {
-        let plane = layout.grid()?.as_plane()?;
+        let plane = plane(layout)?;
         let mut mask = vec![false; layout.len()];
         let mut hidden = 0;
         while hidden < wanted {
@@ -102,20 +110,23 @@ impl Block {
 
 impl Sampler for Block {
     fn draft(&self, site: &Site<'_>, sample: &mut Stream, step: &mut Stream) -> Result<Draft> {
-        if !site.layout.fixed().is_empty() {
-            return Err(Error::value("block", "blocks are drawn on grids without padding or special tokens"));
-        }
         let wanted = self.0.ratio.hidden(site.layout.len(), self.0.rounding, site.clock, sample, step);
         Ok(Draft::Ready(Plan::hide(site.layout, self.draw(site.layout, wanted, sample)?)?))
     }
 
     fn claims(&self, layout: &Layout, clock: &Clock) -> Result<Claims> {
-        let plane = layout.grid()?.as_plane()?;
+        let plane = plane(layout)?;
         let [low, high] = self.0.ratio.range(layout.len(), self.0.rounding, clock);
-        // A block is smaller than the grid on both sides: on a line only the exact form hides anything.
-        let reaches = if self.0.exact { true } else { plane.iter().all(|side| *side > 2) };
+        let [usually_low, usually_high] = self.0.ratio.usual(layout.len(), self.0.rounding, clock);
+        // A block is smaller than the grid on both sides. That the smallest square one fits is enough to reach every
+        // position; where only long or lucky ones do, nothing is claimed.
+        let [side, _] = sides(self.0.least as f64, 1.0);
+        let fits = self.0.least <= usually_high && side * side <= usually_high && plane.iter().all(|of| side < *of);
+        let reaches = self.0.exact || fits;
+        // Far above one half the middle of the grid is next to never visible.
+        let some = 2 * usually_low <= layout.len() && usually_high > 0;
         let low = if self.0.exact { low } else { 0 };
-        Ok(Claims { hidden: low..=high, every_position: reaches && low < layout.len() && high > 0 })
+        Ok(Claims { hidden: low..=high, every_position: reaches && some })
     }
 }
 

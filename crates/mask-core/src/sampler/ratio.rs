@@ -31,7 +31,8 @@ impl Rounding {
             Self::HideFloor => wanted as usize,
             Self::HideCeil => wanted.ceil() as usize,
             Self::HideRound => wanted.round_ties_even() as usize,
-            Self::HideStochastic => (wanted + sample.uniform()) as usize,
+            // floor(wanted + u), without its rounding: a whole number stays.
+            Self::HideStochastic => wanted as usize + usize::from(sample.uniform() >= 1.0 - wanted.fract()),
         };
         hidden.min(length)
     }
@@ -41,7 +42,7 @@ impl Rounding {
         let mut unused = Stream::new(0);
         match self {
             Self::HideStochastic => {
-                [(length as f64 * low) as usize, ((length as f64 * high).floor() as usize + 1).min(length)]
+                [(length as f64 * low) as usize, ((length as f64 * high).ceil() as usize).min(length)]
             }
             exact => [exact.hidden(length, low, &mut unused), exact.hidden(length, high, &mut unused)],
         }
@@ -116,6 +117,18 @@ impl Ratio {
             Self::Uniform { low, high, per: Per::Step } => step.between(*low, *high),
         };
         rounding.hidden(length, share, sample)
+    }
+
+    /// As [`Ratio::range`], without counts that a drawn share gives at its very ends alone, which is next to never.
+    #[must_use]
+    pub fn usual(&self, length: usize, rounding: Rounding, clock: &Clock) -> [usize; 2] {
+        match self {
+            Self::Uniform { low, high, .. } => {
+                let edge = (high - low) * 1e-9;
+                rounding.range(length, [low + edge, high - edge])
+            }
+            other => other.range(length, rounding, clock),
+        }
     }
 
     /// The smallest and the largest number hidden of `length` at the clock.

@@ -89,6 +89,7 @@ impl Sampler for Uniform {
         sizes.sort_unstable();
         let smallest = sizes.iter().take(low).sum();
         let largest = sizes.iter().rev().take(high).sum();
+        let [low, high] = self.0.ratio.usual(cells.len(), self.0.rounding, clock);
         Ok(Claims { hidden: smallest..=largest, every_position: low < cells.len() && high > 0 })
     }
 }

@@ -1,0 +1,173 @@
+//! `vit`: plain encoders, masked image modeling (SimMIM), and classifiers.
+
+use std::path::Path;
+
+use mask_core::data::Front;
+use mask_core::hub::{ConfigReader, Family, Folder, Hosted, Names};
+use mask_core::nn::{Activation, Init, Linear, LinearHead, Parameters, Scope, unpatch};
+use mask_core::objective::absolute_error;
+use mask_core::{DevicePlan, Encoder, Error, Features, Fill, Layout, Named, Plan, Predictor, Result, View, Want};
+use tch::{Device, Kind, Tensor};
+
+use super::{STEP, describe, encoder_config, encoder_names, folder_front, input, load, prefix_of, view};
+use crate::model::{Vit, VitConfig};
+use crate::target::{Normalise, PatchOrder, PatchPixels};
+
+/// The family `vit`.
+pub struct VitFamily;
+
+/// The family `vit`.
+pub static VIT: VitFamily = VitFamily;
+
+/// A map of the class token and what follows it; none = tanh.
+struct Pooler(Linear, Option<Activation>);
+
+struct HostedVit {
+    config: VitConfig,
+    encoder: Vit,
+    head: Option<LinearHead>,
+    pooler: Option<Pooler>,
+    classifier: Option<Linear>,
+    has_token: bool,
+    notes: Vec<String>,
+}
+
+/// A linear map of the folder; its number of outputs is that of the file.
+fn map(names: &mut Names, at: &Scope, theirs: &str, width: i64, weight: &Tensor) -> Result<Linear> {
+    *names = std::mem::take(names).pair(&at.prefix(), theirs);
+    let out = weight.size().first().copied().unwrap_or(0);
+    Linear::new(at, width, out, Init::ZEROS)
+}
+
+fn pooler_activation(reader: &ConfigReader) -> Result<Option<Activation>> {
+    Ok(if reader.text("pooler_act", Some("tanh"))? == "tanh" { None } else { Some(reader.activation("pooler_act")?) })
+}
+
+impl Family for VitFamily {
+    fn model_types(&self) -> &'static [&'static str] {
+        &["vit"]
+    }
+
+    fn open(&self, folder: &Folder, device: Device) -> Result<Box<dyn Hosted>> {
+        let (reader, weights) = (&folder.config, &folder.weights);
+        let config = encoder_config(reader)?;
+        let prefix = prefix_of(weights);
+        let has_token = weights.contains_key(&format!("{prefix}embeddings.mask_token"));
+        let parameters = Parameters::new(device, 0);
+        let root = parameters.root();
+        let encoder = config.build(&root.enter("encoder"), has_token)?;
+        let mut names = encoder_names(&config, prefix, has_token);
+        let mut read = vec!["the encoder"];
+        let head = if weights.contains_key("decoder.0.weight") {
+            let stride = reader.sides("encoder_stride", Some([16, 16]))?;
+            if stride.map(|side| side as usize) != config.patch {
+                let problem = format!("{stride:?} differs from patch_size {:?}, which is not supported", config.patch);
+                return Err(reader.refuse("encoder_stride", &problem));
+            }
+            // A 1 x 1 convolution, whose outputs pixel shuffle spreads: channel, row, column.
+            names =
+                names.padded("predictor.weight", "decoder.0.weight", [0, 2]).same("predictor.bias", "decoder.0.bias");
+            Some(LinearHead::new(&root.enter("predictor"), config.width, config.patch_numbers(), config.init)?)
+        } else {
+            None
+        };
+        let theirs = format!("{prefix}pooler.dense");
+        let pooler = match weights.get(&format!("{theirs}.weight")) {
+            Some(weight) => {
+                read.push("its pooler");
+                let activation = pooler_activation(reader)?;
+                Some(Pooler(map(&mut names, &root.enter("pooler"), &theirs, config.width, weight)?, activation))
+            }
+            None => None,
+        };
+        let classifier = match weights.get("classifier.weight") {
+            Some(weight) => {
+                read.push("a classifier");
+                Some(map(&mut names, &root.enter("classifier"), "classifier", config.width, weight)?)
+            }
+            None => None,
+        };
+        let loaded = load(&names, &parameters, folder)?;
+        let note = format!("the folder has no head of masked image modeling; what is read: {}", read.join(", "));
+        let notes = describe(&loaded, head.is_none().then_some(note.as_str()));
+        Ok(Box::new(HostedVit { notes, config, encoder, head, pooler, classifier, has_token }))
+    }
+}
+
+impl HostedVit {
+    /// The plans of a mask [B, L], or of nothing hidden; the head answers for all positions.
+    fn plans(&self, mask: Option<&Tensor>, rows: i64, layout: &Layout) -> Result<Vec<Plan>> {
+        let everything = |plan| Plan { queried: vec![(0..layout.len() as u32).collect()], ..plan };
+        let Some(mask) = mask else {
+            return Ok((0..rows).map(|_| everything(Plan::nothing_hidden(layout))).collect());
+        };
+        if !self.has_token {
+            return Err(Error::value("bool_masked_pos", "can't be used: the folder has no mask token"));
+        }
+        if mask.size() != [rows, layout.len() as i64] {
+            return Err(Error::shape("bool_masked_pos", format!("[{rows}, {}]", layout.len()), &mask.size()));
+        }
+        let mask: Vec<Vec<i64>> = Vec::try_from(mask.to_kind(Kind::Int64))?;
+        let plan = |row: Vec<i64>| {
+            let mask: Vec<bool> = row.iter().map(|hidden| *hidden != 0).collect();
+            Ok(everything(Plan::from_mask(layout, &mask)?.filled(|_| Fill::MaskToken)))
+        };
+        mask.into_iter().map(plan).collect()
+    }
+
+    /// What the head of masked image modeling gives.
+    fn pixels(&self, head: &LinearHead, seen: &Features, view: &View, plan: &DevicePlan) -> Result<[Tensor; 2]> {
+        let answers = head.answer(seen, plan, 0, &STEP)?; // [B * L, P]
+        let target = PatchPixels::new(self.config.patch, PatchOrder::ChannelFirst, Normalise::None);
+        let errors = absolute_error(&plan.scored_of(&answers), &target.at(view, &plan.scored)?)?;
+        let pixels = (self.config.patch[0] * self.config.patch[1]) as f64;
+        let count = plan.scored.flat.size()[0] as f64 + 1e-5 / pixels;
+        let tokens = answers.view([plan.seen.rows(), plan.seen.length, self.config.patch_numbers()]);
+        let grid: Vec<i64> = view.layout.grid()?.dims().iter().map(|side| *side as i64).collect();
+        let patch = self.config.patch.map(|side| side as i64);
+        Ok([(errors.sum(Kind::Float) / count).view([1]), unpatch(&tokens, &grid, &patch, false)?])
+    }
+}
+
+impl Hosted for HostedVit {
+    fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+        let pixels = input(inputs, "pixel_values", 4)?;
+        let mask = inputs.get("bool_masked_pos");
+        let plans = self.plans(mask, pixels.size()[0], &Layout::single(self.config.grid()?))?;
+        let (view, plan) = view(&self.config, pixels, &plans)?;
+        tch::no_grad(|| {
+            let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let last = features.last();
+            let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
+            if let Some(head) = &self.head {
+                let [loss, reconstruction] = self.pixels(head, &features, &view, &plan)?;
+                outputs.insert("reconstruction".to_owned(), reconstruction);
+                if mask.is_some() {
+                    outputs.insert("loss".to_owned(), loss);
+                }
+            }
+            let class = last.select(1, 0);
+            if let Some(Pooler(map, activation)) = &self.pooler {
+                let mapped = map.forward(&class);
+                let pooled = activation.map_or_else(|| mapped.tanh(), |activation| activation.forward(&mapped));
+                outputs.insert("pooler_output".to_owned(), pooled);
+            }
+            if let Some(classifier) = &self.classifier {
+                outputs.insert("logits".to_owned(), classifier.forward(&class));
+            }
+            Ok(outputs)
+        })
+    }
+
+    fn encoder(&self) -> &dyn Encoder {
+        &self.encoder
+    }
+
+    fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
+        folder_front(&self.config, data)
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
