@@ -319,14 +319,17 @@ fn the_same_step_twice_gives_the_same_bits() {
     });
 }
 
-/// A share of 0 scores nothing and one of 1 reads nothing; both are steps like others.
+/// A share of 0 scores nothing and one of 1 reads nothing: a recipe with them is refused, or they are steps like others.
 #[test]
-fn all_or_nothing_may_be_hidden() {
-    for share in ["0", "1"] {
-        let sets = |value: &Value| {
-            paths(value, "ratio", "method").into_iter().map(|path| format!("{path}={share}")).collect::<Vec<_>>()
-        };
-        each_with(sets, |case| {
+fn all_or_nothing_is_refused_or_works() {
+    let _alone = alone();
+    for (entry, share) in REGISTER.methods.iter().flat_map(|entry| [(entry, "0"), (entry, "1")]) {
+        let plain = Case::build(entry, &[]).unwrap();
+        let value = &plain.session.resolved.value["method"];
+        let sets: Vec<String> =
+            paths(value, "ratio", "method").into_iter().map(|path| format!("{path}={share}")).collect();
+        assert!(!sets.is_empty(), "{}", entry.card.name);
+        let law = |case: &Case| {
             let loss = case.loss(&case.batch(), true).loss(1).unwrap();
             loss.backward();
             assert!(number(&loss).is_finite(), "{} at share {share}: {loss}", case.name);
@@ -334,7 +337,11 @@ fn all_or_nothing_may_be_hidden() {
                 let finite = number(&gradient.isfinite().all().to_kind(Kind::Float)) == 1.0;
                 assert!(finite, "{} at share {share}: the gradient of {name} is not finite", case.name);
             }
-        });
+        };
+        match Case::build(entry, &sets) {
+            Ok(case) => law(&case),
+            Err(error) => assert!(error.exit_code() == 2 && error.to_string().contains("hides"), "{error}"),
+        }
     }
 }
 

@@ -292,7 +292,9 @@ impl Scope {
         let count = count.ok_or_else(|| Error::shape(self.full(name), "sides of at least 0", shape))?;
         let stream = Stream::keyed(self.parameters.seed, Purpose::Weights, hash_name(&self.full(name)), 0);
         let values = init.values(&stream, count as usize).ok_or_else(|| {
-            Error::value(self.full(name), format!("{shape:?} numbers don't fit into memory: choose a smaller model"))
+            let problem =
+                format!("{} of {shape:?} numbers doesn't fit into memory: choose a smaller model", self.full(name));
+            Error::value("width", problem)
         })?;
         let values = Tensor::from_slice(&values).view(shape);
         self.add(name, values, decay, true)

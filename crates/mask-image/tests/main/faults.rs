@@ -54,7 +54,7 @@ fn options_that_can_not_be_used() {
         (vec!["probe", "datasets"], "error: datasets/checkpoints: holds no checkpoint of a run"),
         (vec!["probe", "nowhere", "--kind", "lniear"], "invalid value 'lniear' for '--kind <KIND>'"),
         (vec!["eval", "nowhere"], "error: nowhere: does not exist"),
-        (vec!["eval", MAE], "error: experiments/image/mae.yaml: is no safetensors file"),
+        (vec!["eval", MAE], "error: experiments/image/mae.yaml: claims a header of"),
         (vec!["eval", "nowhere", "--samples", "0"], "0 is not in 1.."),
         (vec!["embed", "--hf", "nowhere", "--data", "datasets", "--out", text], "error: nowhere: is no folder"),
         (vec!["forward", "--hf", "datasets", "--inputs", "x", "--out", text], "config.json: is missing"),
@@ -82,7 +82,7 @@ fn hugging_face_folders_that_lack_a_file() {
     let whole = fs::read(golden.join("model.safetensors")).expect("weights");
     for share in [1, 30, 99] {
         fs::write(temp.path().join("model.safetensors"), &whole[..whole.len() * share / 100]).expect("a cut file");
-        line(forward(inputs, "y"), "truncated");
+        line(forward(inputs, "y"), "is cut off");
     }
 }
 
@@ -284,6 +284,6 @@ fn looking_changes_nothing() {
     let run = RUN.to_str().expect("UTF-8");
     line(mask(["probe", run, "--set", "method.encoder.width=32"]), "expected");
     line(mask(["show", run, "--out", "nowhere/x.png"]), "nowhere/x.png: writing failed");
-    line(mask(["embed", run, "--data", "nowhere", "--out", "x"]), "nowhere: there is no such folder of images");
+    line(mask(["embed", run, "--data", "nowhere", "--out", "x"]), "nowhere: does not exist");
     assert!(before == (content(&RUN), content(&RUN.join("checkpoints"))));
 }
