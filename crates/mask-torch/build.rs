@@ -1,4 +1,4 @@
-//! Compiles the C++ file against libtorch's headers, and does what the shared build script does.
+//! Compiles the C++ files against libtorch's headers, and does what the shared build script does.
 
 #[path = "../../build/rpath.rs"]
 mod rpath;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 fn main() {
     rpath::main();
     println!("cargo:rerun-if-changed=src/shim.cpp");
+    println!("cargo:rerun-if-changed=src/linear.cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     println!("cargo:rerun-if-env-changed=LIBTORCH_CXX11_ABI");
     // Absent only where torch-sys was told to build documentation alone.
@@ -25,6 +26,7 @@ fn main() {
         .flag("-isystem")
         .flag(include)
         .file("src/shim.cpp")
+        .file("src/linear.cpp")
         .compile("mask_torch_shim");
     // dlopen and dladdr, a library of their own before glibc 2.34.
     println!("cargo:rustc-link-lib=dl");

@@ -1,4 +1,4 @@
-//! The boundary to `shim.cpp`: the only unsafe code here.
+//! The boundary to `shim.cpp` and `linear.cpp`: the only unsafe code here.
 #![expect(unsafe_code, reason = "C++ is called here; everything outside this file is safe")]
 
 use std::ffi::{CStr, CString, c_char};
@@ -8,6 +8,7 @@ use std::ptr::null;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
+use crate::linear::Engine;
 use crate::{Error, Result};
 
 type List = *const *const C_tensor;
@@ -29,6 +30,13 @@ unsafe extern "C" {
         eps: f64,
         grad_scale: *const C_tensor,
         found_inf: *const C_tensor,
+    ) -> *mut c_char;
+    fn mask_torch_linear(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        engine: i32,
+        out: *mut *mut C_tensor,
     ) -> *mut c_char;
     fn mask_torch_grad_norm(grads: List, count: usize, out: *mut *mut C_tensor) -> *mut c_char;
     fn mask_torch_found_inf(tensors: List, count: usize, out: *mut *mut C_tensor) -> *mut c_char;
@@ -107,6 +115,14 @@ fn reduced(
     let mut out = std::ptr::null_mut();
     // SAFETY: a list of live tensors; without an error `out` is a new tensor that is ours.
     done(unsafe { reduce(list.as_ptr(), list.len(), &mut out) })?;
+    Ok(unsafe { Tensor::from_ptr(out) })
+}
+
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, engine: Engine) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    let bias = bias.map_or(null(), Tensor::as_ptr);
+    // SAFETY: live tensors or null where it may be; without an error `out` is a new tensor that is ours.
+    done(unsafe { mask_torch_linear(x.as_ptr(), weight.as_ptr(), bias, engine as i32, &mut out) })?;
     Ok(unsafe { Tensor::from_ptr(out) })
 }
 

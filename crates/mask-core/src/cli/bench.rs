@@ -11,7 +11,7 @@ use crate::data::{Ask, Front, Order, prepare, to_device};
 use crate::method::Step;
 use crate::run::{Register, Resolved, Session, machine};
 use crate::schedule::Clock;
-use crate::train::{Optimiser, OptimiserConfig};
+use crate::train::{Optimiser, OptimiserConfig, Precision, learn};
 use crate::{Error, Named, Result};
 
 #[derive(Args)]
@@ -35,19 +35,42 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The best rate of matrix products of several sizes, in operations a second.
-fn matrix_peak(device: Device) -> f64 {
+/// The best rate of matrix products of several sizes in the precision of training and by the library that it takes, in
+/// operations a second.
+fn matrix_peak(device: Device, precision: Precision) -> Result<f64> {
+    let kind = match precision {
+        Precision::Float32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    };
     let mut best = 0.0f64;
     for size in [1024i64, 1536, 2048, 3072] {
-        let [a, b] = [0, 1].map(|_| Tensor::rand([size, size], (Kind::Float, device)));
+        let [a, b] = [0, 1].map(|_| Tensor::rand([size, size], (Kind::Float, device)).to_kind(kind));
         let until = Instant::now() + Duration::from_millis(600);
         while Instant::now() < until {
             let begun = Instant::now();
-            wait(&a.matmul(&b));
+            wait(&mask_torch::linear(&a, &b, None)?);
             best = best.max(2.0 * (size as f64).powi(3) / begun.elapsed().as_secs_f64());
         }
     }
-    best
+    Ok(best)
+}
+
+/// What the steps of training took.
+struct Steps {
+    seconds: Vec<f64>,
+    /// Of all threads together; shows how far other programs disturbed the seconds. Empty where nobody counts.
+    processor: Vec<f64>,
+    /// Operations of a step, where the method counts them.
+    flops: Option<f64>,
+}
+
+/// Seconds that the processors have worked for this program, to a hundredth.
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in brackets and may hold spaces. Linux counts in hundredths for users.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 /// Waits for the device, by reading one number.
@@ -63,16 +86,20 @@ impl Bench {
         let device = self.compute.device;
         let overrides = self.changes.overrides();
         let (session, note) = session_or_noise(|| Resolved::read(register, &self.recipe, &overrides), device)?;
-        let (seconds, flops) = self.steps(&session, device)?;
-        let peak = matrix_peak(device);
+        let Steps { seconds: each, processor, flops } = self.steps(&session, device)?;
+        let seconds = median(each.clone());
+        // Before what follows can raise it.
+        let memory = mask_torch::peak_memory(device)?.unwrap_or(0) as f64 / 1e6;
+        let precision = session.resolved.config.train.precision;
+        let peak = matrix_peak(device, precision)?;
         let [planned, loaded] = rates(&session)?;
         let batch = session.resolved.batch.size as f64;
-        let memory = mask_torch::peak_memory(device)?.unwrap_or(0) as f64 / 1e6;
         let share = flops.map(|flops| flops / seconds / peak);
         if self.json {
             return say_json(&serde_json::json!({
                 "recipe": self.recipe, "machine": machine(device), "threads": threads, "batch": batch, "note": note,
-                "seconds_a_step": seconds, "samples_per_second": batch / seconds, "flops_a_step": flops,
+                "precision": precision, "seconds_a_step": seconds, "step_seconds": each,
+                "step_processor_seconds": processor, "samples_per_second": batch / seconds, "flops_a_step": flops,
                 "matrix_product_peak": peak, "share_of_peak": share, "peak_memory_mb": memory,
                 "plans_per_second": planned, "loader_samples_per_second": loaded,
             }));
@@ -97,8 +124,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Median seconds and operations of a training step, without the loader.
-    fn steps(&self, session: &Session, device: Device) -> Result<(f64, Option<f64>)> {
+    /// Training steps without the loader.
+    fn steps(&self, session: &Session, device: Device) -> Result<Steps> {
         let config = &session.resolved.config;
         let OptimiserConfig::AdamW(adamw) = &config.train.optimiser;
         let optimiser = Optimiser::new(&config.train.optimiser, &session.parameters)?;
@@ -106,30 +133,30 @@ impl Bench {
         let micro = session.resolved.batch.micro.unwrap_or(batch).min(batch) as usize;
         let ids: Vec<u64> = (0..batch).map(|id| id % session.train.len().max(1)).collect();
         let state = Named::new();
-        let mut times = Vec::new();
-        let mut flops = None;
+        let (mut seconds, mut processor, mut flops) = (Vec::new(), Vec::new(), None);
         for step in 0..u64::from(self.measure) + 2 {
             let clock = Clock::at(step, config.train.steps, 1);
             let ask = Ask { seed: config.seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
             let prepared = prepare(&*session.train, &ids, &ask)?;
             flops = flops.or_else(|| operations(session, &prepared.items));
             let rows = prepared.items.len();
-            let begun = Instant::now();
+            let (begun, worked) = (Instant::now(), processor_seconds());
             mask_torch::drop_grads(optimiser.params())?;
             let micros = rows.div_ceil(micro) as u32;
             for first in (0..rows).step_by(micro) {
                 let batch = to_device(&prepared, first..(first + micro).min(rows), device)?;
-                let outcome = session.method.loss(&batch, &Step { clock: &clock, train: true, micro: 0 })?;
-                outcome.loss(micros)?.f_backward()?;
+                let step = Step { clock: &clock, train: true, micro: (first / micro) as u32 };
+                let _ = learn(&*session.method, batch, &step, micros, (device, config.train.precision))?;
             }
             let norm = mask_torch::grad_norm(&optimiser.grads())?;
             tch::no_grad(|| optimiser.step(adamw.peak(batch), &Tensor::ones_like(&norm), &Tensor::zeros_like(&norm)))?;
             wait(&norm);
             if step >= 2 {
-                times.push(begun.elapsed().as_secs_f64());
+                seconds.push(begun.elapsed().as_secs_f64());
+                processor.extend(worked.zip(processor_seconds()).map(|(before, now)| now - before));
             }
         }
-        Ok((median(times), flops))
+        Ok(Steps { seconds, processor, flops })
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::layers::Linear;
+use super::layers::{Linear, linear};
 use super::scope::{Init, InitRule, Scope};
 use crate::Result;
 use crate::grid::Grid;
@@ -63,12 +63,12 @@ impl Attention {
     fn split(&self, x: &Tensor) -> [Tensor; 3] {
         let (rows, tokens) = (x.size()[0], x.size()[1]);
         let packed = match &self.bias {
-            Bias::Full(bias) => x.linear(&self.qkv, Some(bias)),
+            Bias::Full(bias) => linear(x, &self.qkv, Some(bias)),
             Bias::Qv { query, value } => {
                 let bias = Tensor::cat(&[query, &query.zeros_like(), value], 0);
-                x.linear(&self.qkv, Some(&bias))
+                linear(x, &self.qkv, Some(&bias))
             }
-            Bias::None => x.linear(&self.qkv, None::<&Tensor>),
+            Bias::None => linear(x, &self.qkv, None),
         };
         let packed = packed.view([rows, tokens, 3, self.heads, x.size()[2] / self.heads]).permute([2, 0, 3, 1, 4]);
         [packed.select(0, 0), packed.select(0, 1), packed.select(0, 2)]

@@ -120,7 +120,7 @@ impl PatchEmbed {
             tokens = seen.take(&tokens);
         }
         let weight = self.weight.view([self.weight.size()[0], -1]);
-        Ok(tokens.f_linear(&weight, Some(&self.bias))?)
+        Ok(mask_torch::linear(&tokens, &weight, Some(&self.bias))?)
     }
 }
 

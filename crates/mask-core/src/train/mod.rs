@@ -12,5 +12,5 @@ pub use config::{AdamWConfig, BatchConfig, NonFinite, OptimiserConfig, Precision
 pub use metrics::Journal;
 pub use optimiser::Optimiser;
 pub use progress::Progress;
-pub(crate) use trainer::evaluate;
 pub use trainer::{Halt, Trained, Trainer, Watch, interrupted, watch_signals};
+pub(crate) use trainer::{evaluate, learn};

@@ -292,13 +292,8 @@ impl Trainer {
             // libtorch's generator hangs on nothing but this key, so that nothing of it needs to be saved.
             let key = Stream::keyed(self.seed, Purpose::Forward, clock.step, u64::from(micro)).bits();
             tch::manual_seed((key >> 1) as i64);
-            let (outcome, value) = {
-                let _autocast = autocast(device, self.config.precision);
-                let outcome = self.method.loss(&to_device(prepared, rows, device)?, &step)?;
-                let value = outcome.loss(micros)?;
-                (outcome, value)
-            };
-            value.f_backward()?;
+            let batch = to_device(prepared, rows, device)?;
+            let (outcome, value) = learn(&*self.method, batch, &step, micros, (device, self.config.precision))?;
             gather(&mut sums, &outcome, micros);
             loss = Some(match loss {
                 Some(loss) => loss + value.detach(),
@@ -399,6 +394,25 @@ impl Trainer {
         };
         self.checkpoints.save(&checkpoint, self.config.keep, self.config.keep_every)
     }
+}
+
+/// Forward and backward of one of `micros` micro-batches: gradients are added up, the outcome and its loss given.
+pub(crate) fn learn(
+    method: &dyn Method,
+    batch: Batch,
+    step: &Step<'_>,
+    micros: u32,
+    (device, precision): (Device, Precision),
+) -> Result<(Outcome, Tensor)> {
+    let (outcome, loss) = {
+        let _autocast = autocast(device, precision);
+        let outcome = method.loss(&batch, step)?;
+        let loss = outcome.loss(micros)?;
+        (outcome, loss)
+    };
+    drop(batch); // the backward needs none of it
+    loss.f_backward()?;
+    Ok((outcome, loss))
 }
 
 /// Autocast for the forward, where the recipe asks for it.
