@@ -205,7 +205,7 @@ fn read(plan: &DevicePlan, view: &View) -> Tensor {
     let _ = read.index_fill_(0, &plan.seen.flat, 1.0);
     let mut read = read.view([rows, plan.seen.length]);
     if let Some(tokens) = &plan.mask_tokens {
-        read = read * tokens.logical_not();
+        read = &read * tokens.logical_not();
     }
     if let Some((at, _)) = &plan.values {
         let _ = read.view([-1]).index_fill_(0, at, 0.0);
