@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::{Result, ffi};
 
-/// `x` [.., K] times the transpose of `weight` [N, K], plus `bias` [N]: [.., N]; with its derivatives.
+/// `x` [.., K] times the transpose of `weight` [N, K], plus `bias` `[N]`: [.., N]; with its derivatives.
 ///
 /// The same as libtorch's own `linear` up to rounding. On AMD processors with AVX-512, large float32 maps go through
 /// oneDNN, which makes a training step there about 1.6 times as fast: libtorch takes MKL, which keeps to AVX2 on them.

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::scope::{Init, Scope};
 use crate::Result;
 
-/// `x` [.., in] times the transpose of `weight` [out, in], plus `bias` [out], by the faster of libtorch's two libraries.
+/// `x` [.., in] times the transpose of `weight` [out, in], plus `bias` `[out]`, by the faster of libtorch's two libraries.
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     // What is refused is refused once more by libtorch's own, whose panic is tch's way to say it.
     mask_torch::linear(x, weight, bias).unwrap_or_else(|_| x.linear(weight, bias))
