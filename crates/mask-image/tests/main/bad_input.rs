@@ -13,7 +13,8 @@ use crate::common::{MAE, mask, names, pretrain, root, say};
 const BAD: &str = "crates/mask-image/tests/data/bad";
 const GOLDEN: &str = "crates/mask-image/tests/golden/vit_mae";
 
-/// The index: file, and the line that it must print, where `TEMP` is the test's own folder.
+/// The index: file, and the line that it must print, where `TEMP` is the test's own folder and a last ` ...` stands for
+/// a list of keys that grows.
 fn index() -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join(BAD).join("index.json")).expect("the index");
     let index: Vec<Value> = serde_json::from_str(&text).expect("a list");
@@ -62,7 +63,11 @@ fn check(file: &str, wanted: &str) -> Result<(), String> {
     let said = say(&mut command(file, folder.path()));
     let err = said.err.replace(folder.path().to_str().expect("UTF-8"), "TEMP").replace(&format!("{BAD}/"), "");
     // Nothing is logged before bad input is found, and nothing is written.
-    if said.code != Some(2) || err != format!("{wanted}\n") {
+    let fits = match wanted.strip_suffix("...") {
+        Some(begin) => err.starts_with(begin) && err.lines().count() == 1,
+        None => err == format!("{wanted}\n"),
+    };
+    if said.code != Some(2) || !fits {
         return Err(format!("{file}: exit code {:?}\n  wanted {wanted}\n  found  {}", said.code, err.trim_end()));
     }
     if folder.path().join("out").exists() {
@@ -89,7 +94,7 @@ fn each_bad_file_has_its_line() {
     });
     assert!(wrong.is_empty(), "{} of {} files:\n{}", wrong.len(), index.len(), wrong.join("\n"));
     assert_eq!(tried.into_inner(), index.len());
-    assert!(index.len() >= 115, "the index has lost files: {}", index.len());
+    assert!(index.len() >= 121, "the index has lost files: {}", index.len());
 }
 
 #[test]
