@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::data::Front;
@@ -12,6 +12,7 @@ use crate::nn::{Parameters, Scope};
 use crate::plan::{DevicePlan, Draft, Plan};
 use crate::recipe::{Tree, Value, typed_over};
 use crate::report::Panel;
+use crate::sampler::Sampler;
 use crate::schedule::Clock;
 use crate::{Error, Named, Result};
 
@@ -74,8 +75,8 @@ pub enum DeviceDraft {
     Open {
         /// [B, L], uniform.
         noise: Tensor,
-        /// Counts that all rows share.
-        counts: Vec<u32>,
+        /// Counts of each row: first how many positions are hidden, then what the sampler wants.
+        counts: Vec<Vec<u32>>,
     },
     /// The view is read whole.
     Whole,
@@ -101,14 +102,16 @@ impl View {
         }
     }
 
-    /// The noise [B, L] and counts of an open draft.
+    /// The settled plan of this view: the loader's, or, where it left the draft open, what `sampler` selects by the
+    /// scores [B, L] that are asked for then.
     ///
     /// # Errors
-    /// The draft is settled.
-    pub fn open(&self) -> Result<(&Tensor, &[u32])> {
+    /// The view is read whole, or `scores` fails.
+    pub fn settle(&self, sampler: &dyn Sampler, scores: impl FnOnce() -> Result<Tensor>) -> Result<DevicePlan> {
         match &self.draft {
-            DeviceDraft::Open { noise, counts } => Ok((noise, counts)),
-            _ => Err(Error::Defect("this view has no open draft".to_owned())),
+            DeviceDraft::Ready(plan) => Ok(plan.shallow_clone()),
+            DeviceDraft::Open { noise, counts } => sampler.select(noise, counts, &scores()?.detach()),
+            DeviceDraft::Whole => Err(Error::Defect("this view is read whole".to_owned())),
         }
     }
 }
@@ -117,10 +120,9 @@ impl DeviceDraft {
     /// Joins the drafts of a micro-batch.
     ///
     /// # Errors
-    /// Open and settled drafts mixed, or open ones with different counts.
+    /// Open and settled drafts mixed.
     pub fn collate(drafts: &[Option<&Draft>], length: usize, device: Device) -> Result<Self> {
-        let mixed =
-            || Error::value("plan", "a batch mixes settled, open and whole drafts, or open ones of several counts");
+        let mixed = || Error::value("plan", "a batch mixes settled, open and whole drafts");
         match drafts.first() {
             None | Some(None) => {
                 if drafts.iter().any(Option::is_some) {
@@ -137,18 +139,19 @@ impl DeviceDraft {
                 let plans: Vec<Plan> = drafts.iter().map(plan).collect::<Result<_>>()?;
                 Ok(Self::Ready(DevicePlan::collate(&plans.iter().collect::<Vec<_>>(), length, device)?))
             }
-            Some(Some(Draft::Open { counts, .. })) => {
-                let mut all = Vec::with_capacity(drafts.len() * length);
+            Some(Some(Draft::Open { .. })) => {
+                let (mut all, mut rows) = (Vec::with_capacity(drafts.len() * length), Vec::with_capacity(drafts.len()));
                 for draft in drafts {
                     match draft {
-                        Some(Draft::Open { noise, counts: own }) if own == counts && noise.len() == length => {
+                        Some(Draft::Open { noise, counts }) if noise.len() == length => {
                             all.extend_from_slice(noise);
+                            rows.push(counts.clone());
                         }
                         _ => return Err(mixed()),
                     }
                 }
                 let noise = Tensor::from_slice(&all).view([drafts.len() as i64, length as i64]).to_device(device);
-                Ok(Self::Open { noise, counts: counts.clone() })
+                Ok(Self::Open { noise, counts: rows })
             }
         }
     }
@@ -161,7 +164,7 @@ pub struct Totals {
     pub samples: f64,
     /// Scored positions of each view.
     pub scored: Vec<f64>,
-    /// Hidden positions, and all positions, over all views.
+    /// Hidden positions, and all positions, over the views that have a plan.
     pub hidden: [f64; 2],
 }
 
@@ -231,8 +234,8 @@ pub struct Outcome {
     pub answers: Option<Tensor>,
     /// What they should have been, [N, P].
     pub targets: Option<Tensor>,
-    /// The plan that was settled in the forward, where the loader left it open.
-    pub plan: Option<DevicePlan>,
+    /// The plans of the first views, in order, where a forward settled what the loader had left open.
+    pub plans: Vec<DevicePlan>,
 }
 
 impl Outcome {
@@ -248,6 +251,13 @@ impl Outcome {
     pub fn with(mut self, answers: Tensor, targets: Tensor) -> Self {
         self.answers = Some(answers);
         self.targets = Some(targets);
+        self
+    }
+
+    /// With the plans that this forward settled.
+    #[must_use]
+    pub fn under(mut self, plans: Vec<DevicePlan>) -> Self {
+        self.plans = plans;
         self
     }
 
@@ -304,6 +314,16 @@ impl Want {
     }
 }
 
+/// Which features stand for a whole sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// The mean of the tokens.
+    Tokens,
+    /// The class token.
+    Class,
+}
+
 /// What an encoder gave.
 #[derive(Debug)]
 pub struct Features {
@@ -328,6 +348,18 @@ impl Features {
     #[must_use]
     pub fn tokens(&self) -> Tensor {
         self.last().slice(1, self.prefix, None, 1)
+    }
+
+    /// What stands for a whole sample: [B, D].
+    ///
+    /// # Errors
+    /// The class token of an encoder that has none.
+    pub fn of(&self, what: Pool) -> Result<Tensor> {
+        match what {
+            Pool::Tokens => Ok(self.pooled()),
+            Pool::Class if self.prefix > 0 => Ok(self.last().select(1, 0)),
+            Pool::Class => Err(Error::value("of", "class: this encoder has no class token; take tokens")),
+        }
     }
 
     /// The mean of the real tokens, without prefix: [B, D].
@@ -378,13 +410,16 @@ pub struct Teacher<N> {
 
 impl<N> Teacher<N> {
     /// Builds the teacher in a frozen scope `at` and lets it start as a copy of the student's parameters below
-    /// `student` (for example `encoder`), whose names below the two scopes are the same.
+    /// `student` (for example `encoder`, or the outermost scope), whose names below the two scopes are the same. The
+    /// student may have more, as a mask token.
     ///
     /// # Errors
     /// A parameter of the teacher that the student lacks.
     pub fn copy_of(student: &Scope, at: &Scope, build: impl FnOnce(&Scope) -> Result<N>) -> Result<Self> {
         let net = build(&at.frozen())?;
-        let (from, to) = (student.prefix(), at.prefix());
+        // Names with their dot, so that `a` is no beginning of `ab`; the outermost scope has none.
+        let dotted = |scope: &Scope| if scope.prefix().is_empty() { String::new() } else { scope.prefix() + "." };
+        let (from, to) = (dotted(student), dotted(at));
         let all: Named<Tensor> = at.parameters().named().into_iter().collect();
         let mut pairs = Vec::new();
         for (name, tensor) in &all {
@@ -408,6 +443,12 @@ impl<N> Teacher<N> {
                 let _ = mine.lerp_(student, 1.0 - momentum);
             }
         });
+    }
+
+    /// The model itself, to be probed or written out: whoever asks it for targets takes [`Teacher::ask`].
+    #[must_use]
+    pub fn model(&self) -> &N {
+        &self.net
     }
 
     /// The only door to the teacher: no gradient is recorded inside. Ask with a [`Step`] that isn't training.
@@ -455,6 +496,12 @@ pub trait Method {
     fn after_step(&mut self, notes: &Named<Tensor>, step: &Step<'_>) -> Result<Named<Tensor>> {
         let _ = (notes, step);
         Ok(Named::new())
+    }
+
+    /// Beginnings of the names of parameters that get no update in this step: neither gradient nor decay.
+    fn held(&self, clock: &Clock) -> Vec<&'static str> {
+        let _ = clock;
+        Vec::new()
     }
 
     /// The representation model.

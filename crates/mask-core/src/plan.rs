@@ -165,7 +165,7 @@ pub enum Draft {
     Open {
         /// Uniform noise, one value a position.
         noise: Vec<f32>,
-        /// Counts, in the order that the sampler gives them a meaning.
+        /// Counts: first how many positions are hidden, then what the sampler wants.
         counts: Vec<u32>,
     },
 }
@@ -262,6 +262,38 @@ impl Ids {
         Self { padded, valid: None, flat, slots, length }
     }
 
+    /// The first positions of each row of `order` [B, L], `counts[b]` of row `b`.
+    #[must_use]
+    pub fn first(order: &Tensor, counts: &[u32]) -> Self {
+        let (rows, length) = (order.size()[0], order.size()[1]);
+        let widest = counts.iter().copied().max().unwrap_or(0);
+        let padded = order.slice(1, 0, i64::from(widest), 1).contiguous();
+        if counts.iter().all(|count| *count == widest) {
+            return Self::full(padded, length);
+        }
+        let valid: Vec<bool> = counts.iter().flat_map(|count| (0..widest).map(move |slot| slot < *count)).collect();
+        let slots: Vec<i64> = (0..valid.len() as i64).filter(|slot| valid[*slot as usize]).collect();
+        let valid = Tensor::from_slice(&valid).view(&padded.size()[..]).to_device(order.device());
+        let slots = Tensor::from_slice(&slots).to_device(order.device());
+        let padded = padded * valid.to_kind(Kind::Int64); // padding repeats position 0
+        let start = Tensor::arange(rows, (Kind::Int64, order.device())).view([rows, 1]) * length;
+        let flat = (&padded + start).view([-1]).index_select(0, &slots);
+        Self { padded, valid: Some(valid), flat, slots, length }
+    }
+
+    /// The same positions; the tensors are shared.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        let share = Tensor::shallow_clone;
+        Self {
+            padded: share(&self.padded),
+            valid: self.valid.as_ref().map(share),
+            flat: share(&self.flat),
+            slots: share(&self.slots),
+            length: self.length,
+        }
+    }
+
     /// All positions of `rows` rows.
     #[must_use]
     pub fn everything(rows: i64, length: i64, device: Device) -> Self {
@@ -309,6 +341,19 @@ impl Ids {
     pub fn unpad(&self, padded: &Tensor) -> Tensor {
         let flat = padded.reshape([-1, padded.size()[2]]);
         if self.valid.is_none() { flat } else { flat.index_select(0, &self.slots) }
+    }
+}
+
+impl Ids {
+    /// Numbers of the real positions `[N]` in the padded form [B, K], 0 where it is padded.
+    #[must_use]
+    pub fn pad(&self, flat: &Tensor) -> Tensor {
+        let shape = [self.rows(), self.width()];
+        if self.valid.is_none() {
+            return flat.view(shape);
+        }
+        let zeros = Tensor::zeros([shape[0] * shape[1]], (flat.kind(), flat.device()));
+        zeros.index_copy(0, &self.slots, flat).view(shape)
     }
 }
 
@@ -457,25 +502,58 @@ impl DevicePlan {
         })
     }
 
-    /// Equal counts in every row, settled on the device: the encoder reads `seen` [B, K], the others are dropped,
-    /// queried and scored.
+    /// Settled on the device: what `hidden` [B, L] marks is dropped, queried and scored, in ascending order; the
+    /// encoder reads the rest. `counts[b]` is the number hidden of row `b`, which the host knew before.
     #[must_use]
-    pub fn dropping(seen: Tensor, hidden: Tensor, length: i64) -> Self {
-        let rows = seen.size()[0];
-        let mask = Tensor::zeros([rows, length], (Kind::Bool, seen.device())).scatter_value(1, &hidden, 1);
+    pub fn hiding(hidden: Tensor, counts: &[u32]) -> Self {
+        let length = hidden.size()[1];
+        let positions = Tensor::arange(length, (Kind::Int64, hidden.device()));
+        // What is wanted comes first, each part in ascending order: all keys differ.
+        let first = |wanted: &Tensor| (positions.shallow_clone() + wanted.logical_not() * length).argsort(1, false);
+        let seen: Vec<u32> = counts.iter().map(|count| length as u32 - count).collect();
+        let ids = Ids::first(&first(&hidden), counts);
         Self {
-            seen: Ids::full(seen, length),
-            queried: vec![Query {
-                ids: Ids::full(hidden.shallow_clone(), length),
-                fresh: Ids::full(hidden.shallow_clone(), length),
-                places: None,
-            }],
-            scored: Ids::full(hidden, length),
+            seen: Ids::first(&first(&hidden.logical_not()), &seen),
+            queried: vec![Query { ids: ids.shallow_clone(), fresh: ids.shallow_clone(), places: None }],
+            scored: ids,
             scored_answers: None,
-            hidden: mask,
+            hidden,
             mask_tokens: None,
             values: None,
             weights: None,
+        }
+    }
+
+    /// Nothing is hidden, everything is read and queried, in the order of positions; nothing is scored.
+    #[must_use]
+    pub fn asking_all(rows: i64, length: i64, device: Device) -> Self {
+        let hidden = Tensor::zeros([rows, length], (Kind::Bool, device));
+        let mut plan = Self::hiding(hidden, &vec![0; rows as usize]);
+        for query in &mut plan.queried {
+            query.ids = Ids::everything(rows, length, device);
+            query.places = Some(query.ids.flat.shallow_clone());
+        }
+        plan
+    }
+
+    /// The same plan; the tensors are shared.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        let share = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        let query = |query: &Query| Query {
+            ids: query.ids.shallow_clone(),
+            fresh: query.fresh.shallow_clone(),
+            places: share(&query.places),
+        };
+        Self {
+            seen: self.seen.shallow_clone(),
+            queried: self.queried.iter().map(query).collect(),
+            scored: self.scored.shallow_clone(),
+            scored_answers: share(&self.scored_answers),
+            hidden: self.hidden.shallow_clone(),
+            mask_tokens: share(&self.mask_tokens),
+            values: self.values.as_ref().map(|(at, ids)| (at.shallow_clone(), ids.shallow_clone())),
+            weights: share(&self.weights),
         }
     }
 
@@ -601,13 +679,31 @@ mod tests {
         assert_eq!(numbers(&device.scored.flat), [1, 2, 10, 11]);
     }
 
+    /// Rows of which nothing, some and all is hidden, settled on the device as on the host.
+    #[test]
+    fn a_ragged_plan_is_settled_like_the_collated_one() {
+        let plans = [vec![], vec![3, 1], vec![0, 1, 2, 3]].map(|hidden| Plan::hide(&line(4), hidden).unwrap());
+        let host = DevicePlan::collate(&[&plans[0], &plans[1], &plans[2]], 4, Device::Cpu).unwrap();
+        let device = DevicePlan::hiding(host.hidden.copy(), &[0, 2, 4]);
+        for (a, b) in [(&device.seen, &host.seen), (&device.scored, &host.scored)] {
+            assert_eq!((&a.padded, &a.valid, &a.flat, &a.slots), (&b.padded, &b.valid, &b.flat, &b.slots));
+        }
+        let filled: Vec<Plan> = plans.iter().map(|plan| plan.clone().filled(|_| Fill::MaskToken)).collect();
+        let host = DevicePlan::collate(&filled.iter().collect::<Vec<_>>(), 4, Device::Cpu).unwrap();
+        let device = device.with_mask_tokens();
+        assert_eq!(device.mask_tokens, host.mask_tokens);
+        let sequence = Tensor::rand([3, 4, 2], (Kind::Float, Device::Cpu));
+        assert_eq!(device.queried[0].take(&sequence), host.queried[0].take(&sequence));
+    }
+
     #[test]
     fn a_settled_plan_equals_the_collated_one() {
         let plans = [Plan::keep_lowest(&[0.3, 0.1, 0.2, 0.4], 2), Plan::keep_lowest(&[0.1, 0.2, 0.3, 0.0], 2)];
+        let plans = plans.map(|plan| Plan::from_mask(&line(4), &plan.mask(4)).unwrap());
         let host = DevicePlan::collate(&[&plans[0], &plans[1]], 4, Device::Cpu).unwrap();
-        let device = DevicePlan::dropping(host.seen.padded.copy(), host.queried[0].ids.padded.copy(), 4);
+        let device = DevicePlan::hiding(host.hidden.copy(), &[2, 2]);
         assert_eq!(device.hidden, host.hidden);
-        assert_eq!(numbers(&device.seen.flat), numbers(&host.seen.flat));
+        assert_eq!(device.seen.padded, host.seen.padded);
         assert_eq!(numbers(&device.scored.flat), numbers(&host.scored.flat));
         let tokens = device.with_mask_tokens();
         let filled: Vec<Plan> = plans.iter().map(|plan| plan.clone().filled(|_| Fill::MaskToken)).collect();

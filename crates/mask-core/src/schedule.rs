@@ -30,6 +30,18 @@ impl Clock {
     pub fn progress(&self) -> f64 {
         self.step as f64 / self.steps.max(1) as f64
     }
+
+    /// Epochs of the whole run, the last one counted whole.
+    #[must_use]
+    pub fn epochs(&self) -> u64 {
+        self.steps.div_ceil(self.steps_in_epoch.max(1)).max(1)
+    }
+
+    /// The same clock one step and one epoch later, for rules that count from 1.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self { step: self.step + 1, epoch: self.epoch + 1, ..*self }
+    }
 }
 
 /// A value as a function of the clock.
@@ -42,29 +54,108 @@ pub enum Curve {
     Cosine,
 }
 
+/// When a value moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tick {
+    /// At every step.
+    Step,
+    /// At every epoch, and not within one.
+    Epoch,
+}
+
+/// Recipe keys of a stretch at the beginning of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stretch {
+    /// What is counted.
+    pub tick: Tick,
+    /// How many.
+    pub ticks: u64,
+}
+
+impl Stretch {
+    /// Whether the clock is still within it.
+    #[must_use]
+    pub fn holds(&self, clock: &Clock) -> bool {
+        let now = match self.tick {
+            Tick::Step => clock.step,
+            Tick::Epoch => clock.epoch,
+        };
+        now < self.ticks
+    }
+}
+
 /// Recipe keys of a value that moves from one number to another over training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ramp {
-    /// The value at the first step.
+    /// The value at the beginning.
     pub from: f64,
     /// The value at the end.
     pub to: f64,
     /// How it moves in between.
     pub curve: Curve,
+    /// When it moves.
+    pub tick: Tick,
+    /// The number of ticks that it takes, the last of which has `to`, where it stays; none = all of training, whose
+    /// end has `to`.
+    pub ticks: Option<u64>,
+}
+
+impl Default for Ramp {
+    fn default() -> Self {
+        Self { from: 0.15, to: 0.75, curve: Curve::Linear, tick: Tick::Step, ticks: None }
+    }
 }
 
 impl Ramp {
     /// A value that stays.
     #[must_use]
     pub fn constant(value: f64) -> Self {
-        Self { from: value, to: value, curve: Curve::Linear }
+        Self::new(value, value, Curve::Linear)
     }
 
-    /// The value at the clock; at progress 1 exactly `to`.
+    /// A value that moves at every step of training.
+    #[must_use]
+    pub fn new(from: f64, to: f64, curve: Curve) -> Self {
+        Self { from, to, curve, ..Self::default() }
+    }
+
+    /// Checks both numbers against a range.
+    ///
+    /// # Errors
+    /// The one that lies outside, by its key below `key`; a ramp of no tick.
+    pub fn check(&self, key: &str, range: std::ops::RangeInclusive<f64>) -> Result<()> {
+        let [low, high] = [range.start(), range.end()];
+        for (end, value) in [("from", self.from), ("to", self.to)] {
+            if !range.contains(&value) {
+                return Err(Error::value(format!("{key}.{end}"), format!("{value} lies outside {low} to {high}")));
+            }
+        }
+        if self.ticks == Some(0) {
+            return Err(Error::value(format!("{key}.ticks"), "0 is too small, it takes 1 or more"));
+        }
+        Ok(())
+    }
+
+    /// The value at the clock; at the end of training exactly `to`.
     #[must_use]
     pub fn at(&self, clock: &Clock) -> f64 {
-        between(self.curve, self.from, self.to, clock.progress())
+        // At the end of training every epoch is over, whatever the clock counts as one.
+        let over = clock.step >= clock.steps;
+        let (now, all) = match self.tick {
+            Tick::Step => (clock.step, clock.steps),
+            Tick::Epoch if over => (clock.epochs(), clock.epochs()),
+            Tick::Epoch => (clock.epoch, clock.epochs()),
+        };
+        let share = match self.ticks {
+            _ if over => 1.0,
+            None => now as f64 / all.max(1) as f64,
+            Some(ticks) if now + 1 >= ticks => 1.0,
+            Some(ticks) => now as f64 / (ticks - 1) as f64,
+        };
+        between(self.curve, self.from, self.to, share)
     }
 }
 
@@ -181,10 +272,39 @@ mod tests {
     /// Ledger I-JEPA: a weight decay from 0.04 to 0.4 by half a cosine.
     #[test]
     fn ijepas_weight_decay() {
-        let ramp = Ramp { from: 0.04, to: 0.4, curve: Curve::Cosine };
+        let ramp = Ramp::new(0.04, 0.4, Curve::Cosine);
         for (step, decay) in [(0, 0.04), (25, 0.09272), (50, 0.22), (75, 0.34728), (100, 0.4)] {
             assert!((ramp.at(&Clock::at(step, 100, 1)) - decay).abs() < 1e-5);
         }
+    }
+
+    /// Ledger 070: temperatures linspace(0.04, 0.07, 30) by epoch, then constant; the EMA's cosine over all steps.
+    #[test]
+    fn attmasks_temperature_and_momentum() {
+        let ramp = Ramp { tick: Tick::Epoch, ticks: Some(30), ..Ramp::new(0.04, 0.07, Curve::Linear) };
+        let at = |epoch: u64| ramp.at(&Clock::at(epoch * 10 + 3, 1000, 10));
+        assert_eq!([at(0), at(29), at(50)], [0.04, 0.07, 0.07]);
+        assert!((at(1) - (0.04 + 0.03 / 29.0)).abs() < 1e-12);
+        let momentum = Ramp::new(0.996, 1.0, Curve::Cosine);
+        let at = |step| momentum.at(&Clock::at(step, 100, 10));
+        assert!((at(0) - 0.996).abs() < 1e-12 && (at(50) - 0.998).abs() < 1e-12 && at(99) < 1.0);
+        assert_eq!(at(100), 1.0);
+    }
+
+    /// Ledger 021: the decay 0.999 + e/100 * 0.0009 up to epoch 100, 0.9999 after.
+    #[test]
+    fn hpms_momentum() {
+        let ramp = Ramp { tick: Tick::Epoch, ticks: Some(101), ..Ramp::new(0.999, 0.9999, Curve::Linear) };
+        for (epoch, decay) in [(0, 0.999), (50, 0.99945), (99, 0.999_891), (100, 0.9999), (150, 0.9999)] {
+            assert!((ramp.at(&Clock::at(epoch, 200, 1)) - decay).abs() < 1e-12, "{epoch}");
+        }
+    }
+
+    #[test]
+    fn a_stretch_ends() {
+        let at = |tick, ticks, step| Stretch { tick, ticks }.holds(&Clock::at(step, 100, 10));
+        assert_eq!([at(Tick::Step, 10, 9), at(Tick::Step, 10, 10), at(Tick::Step, 0, 0)], [true, false, false]);
+        assert_eq!([at(Tick::Epoch, 1, 9), at(Tick::Epoch, 1, 10)], [true, false]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod data;
 pub mod method;
 pub mod model;
+mod picture;
 pub mod target;
 
 use mask_core::run::Register;
@@ -18,6 +19,8 @@ pub const REGISTER: Register = Register {
     methods: mask_core::methods! {
         mae: method::MaeConfig,
         simmim: method::SimmimConfig,
+        attmask: method::AttMaskConfig,
+        hpm: method::HpmConfig,
     },
     golden: include_str!("../tests/golden/index.yaml"),
     families: &[&model::VIT_MAE, &model::VIT],

@@ -149,7 +149,8 @@ impl Bench {
                 let _ = learn(&*session.method, batch, &step, micros, (device, config.train.precision))?;
             }
             let norm = mask_torch::grad_norm(&optimiser.grads())?;
-            tch::no_grad(|| optimiser.step(adamw.peak(batch), &Tensor::ones_like(&norm), &Tensor::zeros_like(&norm)))?;
+            let (one, zero) = (Tensor::ones_like(&norm), Tensor::zeros_like(&norm));
+            tch::no_grad(|| optimiser.step(adamw.peak(batch), &clock, &one, &zero))?;
             wait(&norm);
             if step >= 2 {
                 seconds.push(begun.elapsed().as_secs_f64());
@@ -161,14 +162,11 @@ impl Bench {
 }
 
 fn operations(session: &Session, items: &[crate::data::Item]) -> Option<f64> {
-    let mut total = 0.0;
-    for view in items.iter().flat_map(|item| &item.views) {
-        if let Some(crate::plan::Draft::Ready(plan)) = &view.draft {
-            let queried: usize = plan.queried.iter().map(Vec::len).sum();
-            total += session.method.flops(plan.seen.len() as f64, queried as f64)?;
-        }
-    }
-    Some(total)
+    let of = |item: &crate::data::Item| {
+        let sum = |which: usize| item.views.iter().map(|view| view.tokens()[which]).sum::<f64>();
+        session.method.flops(sum(0), sum(1))
+    };
+    items.iter().map(of).sum()
 }
 
 /// Plans and whole samples that the loader makes in a second.

@@ -6,7 +6,7 @@ use clap::Args;
 use tch::{Device, Tensor};
 
 use super::{Changes, Compute, say, say_json};
-use crate::method::{Encoder, Split};
+use crate::method::{Encoder, Pool, Split};
 use crate::run::{
     Embedded, EvaluateConfig, KnnConfig, LinearConfig, Register, Scores, Session, embed, held_out, score,
 };
@@ -178,13 +178,15 @@ impl Embed {
             tracing::warn!("skipped: {problem}");
         }
         let names = serde_json::to_string(&embedded.names).map_err(|error| Error::Defect(error.to_string()))?;
-        let mut tensors = vec![("features".to_owned(), embedded.features.shallow_clone())];
+        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+        tensors.extend(embedded.features.iter().map(|(_, rows)| ("features".to_owned(), rows.shallow_clone())));
+        let size = tensors.first().map_or_else(|| vec![0, 0], |(_, rows)| rows.size());
         if let Some(labels) = &embedded.labels {
             let labels: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
             tensors.push(("labels".to_owned(), Tensor::from_slice(&labels)));
         }
         store::write(&self.out, &tensors, &Named::from([("names".to_owned(), names)]))?;
-        let [rows, width] = [embedded.features.size()[0], embedded.features.size()[1]];
+        let [rows, width] = [size[0], size[1]];
         say(format_args!("{rows} x {width} features in {}; {} skipped", self.out.display(), embedded.skipped.len()));
         Ok(())
     }
@@ -192,7 +194,7 @@ impl Embed {
 
 fn embed_all(encoder: &dyn Encoder, front: &dyn crate::data::Front, device: Device) -> Result<Embedded> {
     let ids: Vec<u64> = (0..front.len()).collect();
-    embed(encoder, front, &ids, device, Some("embedding"))
+    embed(encoder, front, &ids, device, Some("embedding"), &[Pool::Tokens])
 }
 
 #[derive(Args)]

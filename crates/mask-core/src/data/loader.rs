@@ -1,9 +1,9 @@
 //! Batches in order, prepared ahead of the step that needs them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use ndarray::ArrayD;
@@ -109,13 +109,16 @@ fn count(items: &[Item]) -> Totals {
     for item in items {
         totals.scored.resize(item.views.len(), 0.0);
         for (view, scored) in item.views.iter().zip(&mut totals.scored) {
-            totals.hidden[1] += view.layout.len() as f64;
+            if view.draft.is_some() {
+                totals.hidden[1] += view.layout.len() as f64;
+            }
             match &view.draft {
                 Some(Draft::Ready(plan)) => {
                     *scored += plan.scored.len() as f64;
                     totals.hidden[0] += plan.hidden.len() as f64;
                 }
                 Some(Draft::Open { counts, .. }) => {
+                    // By the convention of `Draft::Open`.
                     let hidden = f64::from(counts.first().copied().unwrap_or(0));
                     *scored += hidden;
                     totals.hidden[0] += hidden;
@@ -195,14 +198,46 @@ pub struct WorkLimits {
     pub ahead: usize,
 }
 
-/// What the loader reads of what training fed back: the state of each step, for as long as a lagging plan needs it.
-type States = Arc<(Mutex<Named<Vec<f32>>>, AtomicU64)>;
+/// What training fed back, by the number of steps done then, for as long as a plan may ask for it.
+#[derive(Default)]
+struct Fed {
+    states: Mutex<States>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct States {
+    by_step: BTreeMap<u64, Named<Vec<f32>>>,
+    closed: bool,
+}
+
+impl Fed {
+    fn with<R>(&self, f: impl FnOnce(&mut States) -> R) -> R {
+        // A panic elsewhere leaves the map as it was: it is only ever inserted into or trimmed.
+        f(&mut self.states.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// The state after `step` steps, once it is there; none when nobody wants it any more. Older ones are forgotten.
+    fn after(&self, step: u64) -> Option<Named<Vec<f32>>> {
+        let mut states = self.states.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        loop {
+            if states.closed {
+                return None;
+            }
+            if let Some(state) = states.by_step.get(&step).cloned() {
+                states.by_step = states.by_step.split_off(&step);
+                return Some(state);
+            }
+            states = self.news.wait(states).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
 
 /// Prepares batches in a thread of its own, at most `ahead` of them, in the order of steps.
 pub struct Loader {
     batches: Option<Receiver<Result<Prepared>>>,
     thread: Option<JoinHandle<()>>,
-    state: States,
+    fed: Arc<Fed>,
 }
 
 impl Loader {
@@ -219,8 +254,8 @@ impl Loader {
         limits: WorkLimits,
     ) -> Result<Self> {
         let (sender, batches) = sync_channel(limits.ahead.max(1));
-        let state: States = Arc::default();
-        let shared = Arc::clone(&state);
+        let fed: Arc<Fed> = Arc::default();
+        let shared = Arc::clone(&fed);
         let no_thread =
             |e: &dyn std::fmt::Display| Error::value("--threads", format!("the system gives no thread: {e}"));
         let pool = rayon::ThreadPoolBuilder::new()
@@ -230,7 +265,7 @@ impl Loader {
             .map_err(|e| no_thread(&e))?;
         let work = move || pool.install(|| produce(&*front, &order, seed, steps, span, &shared, &sender));
         let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(work).map_err(|e| no_thread(&e))?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), state })
+        Ok(Self { batches: Some(batches), thread: Some(thread), fed })
     }
 
     /// The next batch.
@@ -243,19 +278,19 @@ impl Loader {
             .ok_or_else(|| Error::Defect("the loader stopped without a reason".to_owned()))?
     }
 
-    /// Hands the loader what training fed back after `step` steps.
+    /// Hands the loader what training fed back after `step` steps. A front with a lag waits for every step's.
     pub fn feed(&self, step: u64, state: Named<Vec<f32>>) {
-        if let Ok(mut kept) = self.state.0.lock() {
-            *kept = state;
-        }
-        self.state.1.store(step, Ordering::Release);
+        self.fed.with(|states| states.by_step.insert(step, state));
+        self.fed.news.notify_all();
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // A closed channel ends the thread at its next send.
+        // A closed channel ends the thread at its next send, or while it waits for a state.
         self.batches = None;
+        self.fed.with(|states| states.closed = true);
+        self.fed.news.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -268,14 +303,24 @@ fn produce(
     seed: u64,
     steps: Range<u64>,
     span: u64,
-    state: &States,
+    fed: &Fed,
     sender: &SyncSender<Result<Prepared>>,
 ) {
+    if front.lag() == Some(0) {
+        let _ = sender.send(Err(Error::Defect("a front's lag is at least 1".to_owned())));
+        return;
+    }
     let mut kept = None;
     for step in steps {
         let clock = Clock::at(step, span, order.steps_in_epoch());
         let ids = order.ids(step, &mut kept);
-        let state = state.0.lock().map(|state| state.clone()).unwrap_or_default();
+        let state = match front.lag() {
+            None => Named::new(),
+            Some(lag) => match fed.after(step.saturating_sub(lag)) {
+                Some(state) => state,
+                None => return,
+            },
+        };
         let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
         let work = std::panic::AssertUnwindSafe(|| prepare(front, &ids, &ask));
         let batch = std::panic::catch_unwind(work)

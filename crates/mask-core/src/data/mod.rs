@@ -33,6 +33,24 @@ pub struct ItemView {
     pub inputs: Named<Array>,
 }
 
+impl ItemView {
+    /// How many tokens are read, or, where a model has yet to choose, will not be hidden; and how many are queried.
+    #[must_use]
+    pub fn tokens(&self) -> [f64; 2] {
+        let length = self.layout.len() as f64;
+        match &self.draft {
+            Some(Draft::Ready(plan)) => {
+                [plan.seen.len() as f64, plan.queried.iter().map(Vec::len).sum::<usize>() as f64]
+            }
+            Some(Draft::Open { counts, .. }) => {
+                let hidden = f64::from(counts.first().copied().unwrap_or(0));
+                [length - hidden, hidden]
+            }
+            None => [length, 0.0],
+        }
+    }
+}
+
 /// One sample of a global batch.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -53,7 +71,7 @@ pub struct Ask<'a> {
     pub train: bool,
     /// Whether plans are drawn; without them views are read whole.
     pub masked: bool,
-    /// What training fed back, `lag` steps old.
+    /// What training fed back, [`Front::lag`] steps old.
     pub state: &'a Named<Vec<f32>>,
     /// Another grid than the data's, for mask statistics.
     pub grid: Option<&'a Grid>,
@@ -97,9 +115,10 @@ pub trait Front: Send + Sync {
         format!("#{id}")
     }
 
-    /// How many steps old the state is that `plan` reads, exactly.
-    fn lag(&self) -> u64 {
-        0
+    /// How many steps old the state is that `plan` reads: the plans of step n know what training fed back after step
+    /// n - lag, exactly, whatever the loader prepares ahead. At least 1; none = the plans read no state.
+    fn lag(&self) -> Option<u64> {
+        None
     }
 
     /// Whether a sample that can't be read stops the run.

@@ -90,16 +90,98 @@ impl Default for DecoderConfig {
     }
 }
 
-/// MAE's decoder: the encoder's tokens and one shared mask token at every queried place that was not seen, each with
-/// its own fixed sine position, through a stack of blocks. A group's queries see the encoder's tokens and each other.
+/// What a decoder reads: the encoder's tokens, mapped to its width, and one shared mask token at every queried place
+/// that was not seen, each with its own fixed sine position. Several decoders may read the same (HPM).
 #[derive(Debug)]
-pub struct Decoder {
+pub struct DecoderInput {
     embed: Linear,
     mask_token: Tensor,
     positions: Option<Tensor>,
+    prefix: i64,
+}
+
+/// A decoder's sequence [B, prefix + K seen + K fresh, W], and which of its tokens behind the prefix are real.
+#[derive(Debug)]
+pub struct Sequence {
+    tokens: Tensor,
+    valid: Option<Tensor>,
+    prefix: i64,
+}
+
+impl DecoderInput {
+    /// From an encoder of `from` numbers a token with `prefix` tokens in front to `width` numbers.
+    ///
+    /// # Errors
+    /// A width that sines don't divide, or the name is taken.
+    pub fn new(at: &Scope, width: i64, init: InitRule, grid: &Grid, from: i64, prefix: i64) -> Result<Self> {
+        Ok(Self {
+            embed: Linear::new(&at.enter("embed"), from, width, init.linear(from, width))?,
+            mask_token: at.weight("mask_token", &[1, 1, width], init.token())?,
+            positions: Positions::SinCos.build(at, grid, width, prefix, init, false)?,
+            prefix,
+        })
+    }
+
+    /// The sequence for one group of queries.
+    ///
+    /// # Errors
+    /// The plan has no such group.
+    pub fn sequence(&self, from: &Features, plan: &DevicePlan, group: usize) -> Result<Sequence> {
+        let query = plan.query(group)?;
+        let mut x = self.embed.forward(from.last()); // [B, prefix + K seen, W]
+        let rows = x.size()[0];
+        let asked = match &self.positions {
+            Some(table) => {
+                let prefix = table.slice(0, 0, self.prefix, 1).unsqueeze(0).expand([rows, -1, -1], false);
+                let table = table.slice(0, self.prefix, None, 1);
+                // Not in place: under autocast the tokens are bf16, and the sum is to be float32.
+                x = &x + Tensor::cat(&[prefix, plan.seen.look_up(&table)], 1);
+                &self.mask_token + query.fresh.look_up(&table)
+            }
+            None => self.mask_token.expand([rows, query.fresh.width(), -1], false),
+        };
+        let valid = join_valid(&plan.seen, &query.fresh);
+        Ok(Sequence { tokens: Tensor::cat(&[x, asked], 1), valid, prefix: self.prefix })
+    }
+}
+
+/// The blocks of a decoder and its head.
+#[derive(Debug)]
+pub struct DecoderBlocks {
     stack: Stack,
     head: Linear,
-    prefix: i64,
+}
+
+impl DecoderBlocks {
+    /// Blocks as `config` says, the rest as in the encoder's `base`, and a map to `out` numbers.
+    ///
+    /// # Errors
+    /// A size out of range, or the name is taken.
+    pub fn new(at: &Scope, config: &DecoderConfig, base: &StackConfig, out: i64) -> Result<Self> {
+        let stack = config.stack(base);
+        stack.check()?;
+        let law = base.init.linear(config.width, out);
+        Ok(Self { stack: Stack::new(at, &stack)?, head: Linear::new(&at.enter("head"), config.width, out, law)? })
+    }
+
+    /// Answers for one group of queries of the sequence's plan, [N queried, P]: they see all of it.
+    ///
+    /// # Errors
+    /// The plan has no such group.
+    pub fn answer(&self, of: &Sequence, plan: &DevicePlan, group: usize, step: &Step<'_>) -> Result<Tensor> {
+        let (tokens, valid) = (of.tokens.shallow_clone(), of.valid.as_ref());
+        let out = self.stack.forward(tokens, of.prefix, valid, |_| None, &Want::last(), step.train);
+        Ok(self.head.forward(&plan.query(group)?.take(&out.tokens())))
+    }
+}
+
+/// MAE's decoder. A group's queries see the encoder's tokens and each other.
+#[derive(Debug)]
+pub struct Decoder {
+    /// What it reads.
+    pub input: DecoderInput,
+    /// What makes answers of it.
+    pub blocks: DecoderBlocks,
 }
 
 impl Decoder {
@@ -116,39 +198,17 @@ impl Decoder {
         prefix: i64,
         out: i64,
     ) -> Result<Self> {
-        let (width, stack) = (config.width, config.stack(base));
-        stack.check()?;
-        let init = base.init;
+        config.stack(base).check()?;
         Ok(Self {
-            embed: Linear::new(&at.enter("embed"), from, width, init.linear(from, width))?,
-            mask_token: at.weight("mask_token", &[1, 1, width], init.token())?,
-            positions: Positions::SinCos.build(at, grid, width, prefix, init)?,
-            stack: Stack::new(at, &stack)?,
-            head: Linear::new(&at.enter("head"), width, out, init.linear(width, out))?,
-            prefix,
+            input: DecoderInput::new(at, config.width, base.init, grid, from, prefix)?,
+            blocks: DecoderBlocks::new(at, config, base, out)?,
         })
     }
 }
 
 impl Predictor for Decoder {
     fn answer(&self, from: &Features, plan: &DevicePlan, group: usize, step: &Step<'_>) -> Result<Tensor> {
-        let query = plan.query(group)?;
-        let mut x = self.embed.forward(from.last()); // [B, prefix + K seen, W]
-        let rows = x.size()[0];
-        let asked = match &self.positions {
-            Some(table) => {
-                let prefix = table.slice(0, 0, self.prefix, 1).unsqueeze(0).expand([rows, -1, -1], false);
-                let table = table.slice(0, self.prefix, None, 1);
-                // Not in place: under autocast the tokens are bf16, and the sum is to be float32.
-                x = &x + Tensor::cat(&[prefix, plan.seen.look_up(&table)], 1);
-                &self.mask_token + query.fresh.look_up(&table)
-            }
-            None => self.mask_token.expand([rows, query.fresh.width(), -1], false),
-        };
-        let valid = join_valid(&plan.seen, &query.fresh);
-        let sequence = Tensor::cat(&[x, asked], 1); // [B, prefix + K seen + K fresh, W]
-        let out = self.stack.forward(sequence, self.prefix, valid.as_ref(), |_| None, &Want::last(), step.train);
-        Ok(self.head.forward(&query.take(&out.tokens())))
+        self.blocks.answer(&self.input.sequence(from, plan, group)?, plan, group, step)
     }
 }
 

@@ -6,12 +6,14 @@ mod decoder;
 mod embed;
 mod layers;
 mod position;
+mod projection;
 mod scope;
 
 pub use attention::{Attention, QkvBias, RelativeBias, RelativeBiasConfig};
 pub use block::{Block, NormPlace, Stack, StackConfig};
-pub use decoder::{Decoder, DecoderConfig, LinearHead};
+pub use decoder::{Decoder, DecoderBlocks, DecoderConfig, DecoderInput, LinearHead, Sequence};
 pub use embed::{PatchEmbed, patches, unpatch};
 pub use layers::{Activation, LayerNorm, Linear, Mlp, drop_path, dropout};
-pub use position::{Positions as PositionTable, sin_cos};
+pub use position::{Positions as PositionTable, interpolate, sin_cos};
+pub use projection::{Projection, ProjectionConfig};
 pub use scope::{Init, InitRule, Parameter, Parameters, Scope};

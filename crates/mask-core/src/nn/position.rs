@@ -21,18 +21,27 @@ pub enum Positions {
 }
 
 impl Positions {
-    /// The table [prefix + L, D], prefix rows first.
+    /// The table [prefix + L, D], prefix rows first; weight decay applies to a learned one where `decays` says so (iBOT,
+    /// not ViT or BEiT).
     ///
     /// # Errors
     /// A width that sines don't divide, or the name is taken.
-    pub fn build(self, at: &Scope, grid: &Grid, width: i64, prefix: i64, init: InitRule) -> Result<Option<Tensor>> {
+    pub fn build(
+        self,
+        at: &Scope,
+        grid: &Grid,
+        width: i64,
+        prefix: i64,
+        init: InitRule,
+        decays: bool,
+    ) -> Result<Option<Tensor>> {
         let rows = grid.len() as i64 + prefix;
         Ok(match self {
             Self::SinCos => {
                 let head = Tensor::zeros([prefix, width], (Kind::Float, tch::Device::Cpu));
                 Some(at.table("positions", Tensor::cat(&[head, sin_cos(grid, width)?], 0))?)
             }
-            // Exempt from decay as ViT, BEiT and iBOT have it.
+            Self::Learned if decays => Some(at.weight("positions", &[rows, width], init.token())?),
             Self::Learned => Some(at.plain("positions", &[rows, width], init.token())?),
             Self::None => None,
         })
@@ -62,6 +71,27 @@ pub fn sin_cos(grid: &Grid, width: i64) -> Result<Tensor> {
     Ok(Tensor::from_slice(&table).view([grid.len() as i64, width]))
 }
 
+/// A table [prefix + L, D] of a plane `from` for a plane `to`: bicubic without aligned corners, prefix rows kept (MAE,
+/// BEiT and iBOT in fine-tuning and for small crops; iBOT's official code adds 0.1 to the sides of `to` against a
+/// rounding error, which moves the sampling points a little).
+///
+/// # Errors
+/// A table that isn't that of `from`, an empty plane.
+pub fn interpolate(table: &Tensor, prefix: i64, from: [i64; 2], to: [i64; 2]) -> Result<Tensor> {
+    if table.dim() != 2 || table.size()[0] != prefix + from[0] * from[1] || to.iter().any(|side| *side < 1) {
+        let wanted = format!("[{} + {} x {}, D]", prefix, from[0], from[1]);
+        return Err(Error::shape("the position table", wanted, &table.size()));
+    }
+    if from == to {
+        return Ok(table.shallow_clone());
+    }
+    let width = table.size()[1];
+    let plane = table.slice(0, prefix, None, 1).view([1, from[0], from[1], width]).permute([0, 3, 1, 2]);
+    let plane = plane.f_upsample_bicubic2d(to, false, None, None)?;
+    let rows = plane.permute([0, 2, 3, 1]).reshape([to[0] * to[1], width]);
+    Ok(Tensor::cat(&[table.slice(0, 0, prefix, 1), rows], 0))
+}
+
 #[cfg(test)]
 mod pins {
     use super::*;
@@ -77,5 +107,20 @@ mod pins {
         assert!(close(&rows[2], [0., 0., 1., 1., 0.841471, 0.01, 0.540302, 0.99995]));
         assert!((table.get(3).square().sum(Kind::Float).double_value(&[]) - 4.0).abs() < 1e-6);
         assert!(sin_cos(&Grid::plane(2, 2), 6).is_err());
+    }
+
+    /// The figures of PyTorch's `interpolate`; the prefix is kept, the same size is the same table.
+    #[test]
+    fn interpolation() {
+        let table = Tensor::arange(1 + 8 * 8, (Kind::Float, tch::Device::Cpu)).view([-1, 1]);
+        assert_eq!(interpolate(&table, 1, [8, 8], [8, 8]).unwrap(), table);
+        for (side, row, column, pin) in
+            [(16, 8, 8, 34.3281), (16, 0, 0, 0.0508), (16, 15, 3, 59.1406), (6, 0, 0, 2.1354), (6, 5, 2, 58.7778)]
+        {
+            let other = interpolate(&table, 1, [8, 8], [side, side]).unwrap();
+            assert_eq!((other.size(), other.double_value(&[0, 0])), (vec![1 + side * side, 1], 0.0));
+            assert!((other.double_value(&[1 + row * side + column, 0]) - pin).abs() < 1e-4, "{side} {row} {column}");
+        }
+        assert!(interpolate(&table, 0, [8, 8], [4, 4]).is_err() && interpolate(&table, 1, [8, 8], [0, 4]).is_err());
     }
 }

@@ -139,6 +139,8 @@ pub struct Parameter {
     pub decay: bool,
     /// Whether it is trained; frozen tables and teachers are not.
     pub trained: bool,
+    /// Whether it is a teacher's: a copy, which no count of a model's parameters holds.
+    pub teacher: bool,
 }
 
 /// The parameters of a model, in the order in which they were made.
@@ -180,12 +182,15 @@ impl Parameters {
         self.list.borrow().iter().map(|p| (p.name.clone(), p.tensor.shallow_clone())).collect()
     }
 
-    /// How many numbers there are: all of them, and those that are trained.
+    /// How many numbers there are without teachers: all of them, and those that are trained.
     #[must_use]
     pub fn count(&self) -> (u64, u64) {
-        let list = self.list.borrow();
-        let numbers = |p: &Parameter| p.tensor.numel() as u64;
-        (list.iter().map(numbers).sum(), list.iter().filter(|p| p.trained).map(numbers).sum())
+        (self.numbers(|p| !p.teacher), self.numbers(|p| p.trained))
+    }
+
+    /// How many numbers the parameters hold that `which` picks.
+    pub fn numbers(&self, which: impl Fn(&Parameter) -> bool) -> u64 {
+        self.list.borrow().iter().filter(|p| which(p)).map(|p| p.tensor.numel() as u64).sum()
     }
 
     /// Overwrites parameters by name. With `strict` every one must be given, and nothing else.
@@ -283,7 +288,7 @@ impl Scope {
         let trained = trained && self.trained;
         let tensor = tensor.f_to_device(self.device())?.set_requires_grad(trained);
         let shared = tensor.shallow_clone();
-        list.push(Parameter { name, tensor, layer: self.layer, decay, trained });
+        list.push(Parameter { name, tensor, layer: self.layer, decay, trained, teacher: !self.trained });
         Ok(shared)
     }
 

@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 
 use crate::data::{Ask, Front, prepare, to_device};
 use crate::eval::{knn, linear_probe};
-use crate::method::{Encoder, Method, Step, Want};
+use crate::method::{Encoder, Method, Pool, Step, Want};
 use crate::schedule::Clock;
 use crate::stream::{Purpose, Stream};
 use crate::train::Progress;
@@ -47,11 +47,13 @@ pub struct KnnConfig {
     pub k: u64,
     /// Temperature of the weights.
     pub temperature: f64,
+    /// Which features.
+    pub of: Pool,
 }
 
 impl Default for KnnConfig {
     fn default() -> Self {
-        Self { every: 200, train: 2000, test: 500, k: 20, temperature: 0.07 }
+        Self { every: 200, train: 2000, test: 500, k: 20, temperature: 0.07, of: Pool::Tokens }
     }
 }
 
@@ -63,11 +65,13 @@ pub struct LinearConfig {
     pub train: u64,
     /// Held-out samples, at most.
     pub test: u64,
+    /// Which features.
+    pub of: Pool,
 }
 
 impl Default for LinearConfig {
     fn default() -> Self {
-        Self { train: 10_000, test: 5000 }
+        Self { train: 10_000, test: 5000, of: Pool::Tokens }
     }
 }
 
@@ -76,9 +80,9 @@ crate::tagged! {
     pub enum EvaluateConfig {
         /// The loss on held-out samples under masks that never change.
         held_out => HeldOut(HeldOutConfig),
-        /// Weighted nearest neighbours on the mean of the tokens.
+        /// Weighted nearest neighbours.
         knn => Knn(KnnConfig),
-        /// Logistic regression on the mean of the tokens, at the end.
+        /// Logistic regression, at the end.
         linear => Linear(LinearConfig),
     }
 }
@@ -148,8 +152,8 @@ pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64
 /// Features of samples, with what is known about them.
 #[derive(Debug)]
 pub struct Embedded {
-    /// [N, D], the mean of the tokens after the final norm.
-    pub features: Tensor,
+    /// [N, D] after the final norm, one a wanted [`Pool`] in their order.
+    pub features: Vec<(Pool, Tensor)>,
     /// [N, D'], what the samples look like in front of any model; none where the data doesn't say.
     pub raw: Option<Tensor>,
     /// Classes, where the data has them.
@@ -170,10 +174,12 @@ pub fn embed(
     ids: &[u64],
     device: Device,
     what: Option<&str>,
+    pools: &[Pool],
 ) -> Result<Embedded> {
     let clock = Clock::at(0, 1, 1);
     let mut progress = what.map(|what| Progress::new(what, 0, ids.len() as u64));
-    let (mut features, mut raw, mut labels, mut names) = (Vec::new(), Some(Vec::new()), Some(Vec::new()), Vec::new());
+    let mut features: Vec<(Pool, Vec<Tensor>)> = pools.iter().map(|pool| (*pool, Vec::new())).collect();
+    let (mut raw, mut labels, mut names) = (Some(Vec::new()), Some(Vec::new()), Vec::new());
     let (mut skipped, mut done) = (Vec::new(), 0);
     for chunk in ids.chunks(CHUNK) {
         let state = Named::new();
@@ -182,8 +188,13 @@ pub fn embed(
         let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
         let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
         let step = Step { clock: &clock, train: false, micro: 0 };
-        let pooled = tch::no_grad(|| Ok::<_, Error>(encoder.encode(view, None, &Want::last(), &step)?.pooled()))?;
-        features.push(pooled.to_kind(tch::Kind::Float).to_device(Device::Cpu));
+        tch::no_grad(|| {
+            let given = encoder.encode(view, None, &Want::last(), &step)?;
+            for (pool, all) in &mut features {
+                all.push(given.of(*pool)?.to_kind(tch::Kind::Float).to_device(Device::Cpu));
+            }
+            Ok::<_, Error>(())
+        })?;
         for item in &prepared.items {
             raw = raw.zip(front.raw(item)).map(|(mut all, row)| {
                 all.push(Tensor::from_slice(&row));
@@ -204,12 +215,13 @@ pub fn embed(
     if let Some(progress) = progress {
         progress.finish();
     }
-    if features.is_empty() {
+    if features.iter().any(|(_, rows)| rows.is_empty()) {
         return Err(Error::value("data", "there is no sample to embed"));
     }
+    let joined = |(pool, rows): (Pool, Vec<Tensor>)| Ok((pool, Tensor::f_cat(&rows, 0)?));
     let stacked = |rows: Vec<Tensor>| Tensor::f_stack(&rows, 0);
     Ok(Embedded {
-        features: Tensor::f_cat(&features, 0)?,
+        features: features.into_iter().map(joined).collect::<Result<_>>()?,
         raw: raw.filter(|rows| !rows.is_empty()).map(stacked).transpose()?,
         labels,
         names,
@@ -257,38 +269,45 @@ pub fn score(
     device: Device,
     raw_name: Option<&str>,
 ) -> Result<Vec<Scores>> {
-    let (mut most, mut kinds) = ([0, 0], 0);
+    let (mut most, mut pools) = ([0, 0], Vec::new());
     for config in wanted {
-        let sizes = match config {
+        let (sizes, pool) = match config {
             EvaluateConfig::HeldOut(_) => continue,
-            EvaluateConfig::Knn(config) => [config.train, config.test],
-            EvaluateConfig::Linear(config) => [config.train, config.test],
+            EvaluateConfig::Knn(config) => ([config.train, config.test], config.of),
+            EvaluateConfig::Linear(config) => ([config.train, config.test], config.of),
         };
         most = [most[0].max(sizes[0]), most[1].max(sizes[1])];
-        kinds += 1;
+        if !pools.contains(&pool) {
+            pools.push(pool);
+        }
     }
-    if kinds == 0 || train.label(0).is_none() || test.label(0).is_none() {
+    if pools.is_empty() || train.label(0).is_none() || test.label(0).is_none() {
         return Ok(Vec::new());
     }
-    let bank = embed(encoder, train, &rows(train, most[0]), device, Some(&format!("{name}: training features")))?;
-    let held = embed(encoder, test, &rows(test, most[1]), device, Some(&format!("{name}: held-out features")))?;
-    let mut all =
-        vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, |e| Some(&e.features))? }];
+    let of = |front, count, what: &str| {
+        embed(encoder, front, &rows(front, count), device, Some(&format!("{name}: {what} features")), &pools)
+    };
+    let (bank, held) = (of(train, most[0], "training")?, of(test, most[1], "held-out")?);
+    let features = |e: &Embedded, pool| e.features.iter().find(|(p, _)| *p == pool).map(|(_, x)| x.shallow_clone());
+    let mut all = vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, features)? }];
     if let Some(raw_name) = raw_name.filter(|_| bank.raw.is_some() && held.raw.is_some()) {
-        let scores = probe(&bank, &held, wanted, |e| e.raw.as_ref())?;
+        let scores = probe(&bank, &held, wanted, |e, _| e.raw.as_ref().map(Tensor::shallow_clone))?;
         all.push(Scores { encoder: raw_name.to_owned(), scores });
     }
     Ok(all)
 }
 
-fn probe<'a>(
-    bank: &'a Embedded,
-    held: &'a Embedded,
+fn probe(
+    bank: &Embedded,
+    held: &Embedded,
     wanted: &[EvaluateConfig],
-    of: impl Fn(&'a Embedded) -> Option<&'a Tensor>,
+    of: impl Fn(&Embedded, Pool) -> Option<Tensor>,
 ) -> Result<Vec<Score>> {
-    let (Some(x), Some(y), Some(test_x), Some(test_y)) = (of(bank), &bank.labels, of(held), &held.labels) else {
-        return Ok(Vec::new());
+    let (Some(y), Some(test_y)) = (&bank.labels, &held.labels) else { return Ok(Vec::new()) };
+    let pair = |pool, [n, m]: [usize; 2]| {
+        let rows = |e: &Embedded, count: usize| of(e, pool).map(|x| x.narrow(0, 0, count as i64));
+        let features = rows(bank, n).zip(rows(held, m));
+        features.ok_or_else(|| Error::Defect("features that nobody embedded".to_owned()))
     };
     let mut scores = Vec::new();
     for config in wanted {
@@ -297,13 +316,13 @@ fn probe<'a>(
             EvaluateConfig::HeldOut(_) => continue,
             EvaluateConfig::Knn(config) => {
                 let [n, m] = sizes(config.train, config.test);
-                let (a, b) = (x.narrow(0, 0, n as i64), test_x.narrow(0, 0, m as i64));
+                let (a, b) = pair(config.of, [n, m])?;
                 let k = config.k as usize;
                 ("knn", [n, m], knn(&a, &y[..n], &b, &test_y[..m], k, config.temperature)?.accuracy)
             }
             EvaluateConfig::Linear(config) => {
                 let [n, m] = sizes(config.train, config.test);
-                let (a, b) = (x.narrow(0, 0, n as i64), test_x.narrow(0, 0, m as i64));
+                let (a, b) = pair(config.of, [n, m])?;
                 // The rows are in random order already: the last tenth chooses the penalty.
                 let validation: Vec<usize> = (n - n / 10..n).collect();
                 ("linear", [n, m], linear_probe(&a, &y[..n], &b, &test_y[..m], &validation)?.accuracy)

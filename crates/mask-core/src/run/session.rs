@@ -161,31 +161,27 @@ pub fn plan_of(session: &Session) -> Result<Vec<(String, String)>> {
     let ask = Ask { seed: config.seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
     let items = session.train.plan(&ids, &ask)?;
     let (all, trained) = session.parameters.count();
+    let copies = session.parameters.numbers(|p| p.teacher);
+    let teacher = if copies > 0 { format!(", and a teacher of {copies}") } else { String::new() };
     let rows = items.len().max(1) as f64;
     let mut tokens = [0.0; 3];
+    let mut open = false;
     for view in items.iter().flat_map(|item| &item.views) {
-        let length = view.layout.len() as f64;
-        let [seen, queried] = match &view.draft {
-            Some(crate::plan::Draft::Ready(plan)) => {
-                [plan.seen.len() as f64, plan.queried.iter().map(Vec::len).sum::<usize>() as f64]
-            }
-            _ => [length, length],
-        };
-        for (sum, part) in tokens.iter_mut().zip([length, seen, queried]) {
+        open |= matches!(view.draft, Some(crate::plan::Draft::Open { .. }));
+        let [seen, queried] = view.tokens();
+        for (sum, part) in tokens.iter_mut().zip([view.layout.len() as f64, seen, queried]) {
             *sum += part / rows;
         }
     }
+    let read = if open { "left to see" } else { "read by the encoder" };
     let crate::train::OptimiserConfig::AdamW(adamw) = &config.train.optimiser;
     let micro = batch.micro.unwrap_or(batch.size).min(batch.size);
     let in_epoch = (session.train.len() / batch.size).max(1);
     let mut lines = vec![
         ("method".to_owned(), session.resolved.entry.card.title.to_owned()),
-        ("parameters".to_owned(), format!("{all} ({trained} trained)")),
+        ("parameters".to_owned(), format!("{all} ({trained} trained){teacher}")),
         ("samples".to_owned(), format!("{} to train on, {} held out", session.train.len(), session.held_out.len())),
-        (
-            "tokens a sample".to_owned(),
-            format!("{:.1}, {:.1} read by the encoder, {:.1} queried", tokens[0], tokens[1], tokens[2]),
-        ),
+        ("tokens a sample".to_owned(), format!("{:.1}, {:.1} {read}, {:.1} queried", tokens[0], tokens[1], tokens[2])),
         (
             "batch".to_owned(),
             format!(
@@ -204,7 +200,7 @@ pub fn plan_of(session: &Session) -> Result<Vec<(String, String)>> {
         lines.push(("operations a step".to_owned(), format!("{:.1} GFLOP", flops * batch.size as f64 / 1e9)));
     }
     // Weights, gradients and two moments in float32.
-    let fixed = (all + 3 * trained) as f64 * 4.0 / 1e6;
+    let fixed = (all + copies + 3 * trained) as f64 * 4.0 / 1e6;
     lines.push((
         "memory".to_owned(),
         format!("{fixed:.0} MB for weights, gradients and moments; activations come on top"),

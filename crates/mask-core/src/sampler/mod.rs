@@ -4,6 +4,7 @@
 //! the laws of `tests/laws.rs` (its claims hold, same stream same mask, any number of threads).
 
 mod block;
+mod guided;
 mod lattice;
 mod ratio;
 mod uniform;
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 pub use block::{Block, BlockConfig};
+pub use guided::{Guided, GuidedConfig, Which};
 pub use lattice::{Lattice, LatticeConfig};
 pub use ratio::{Per, Ratio, Rounding};
 pub use uniform::{Uniform, UniformConfig};
@@ -86,12 +88,12 @@ pub trait Sampler: Send + Sync {
         Ok(())
     }
 
-    /// Settles open drafts from scores [B, L]: a pure function of noise [B, L], counts and scores, without random
-    /// call or copy to the host.
+    /// Settles open drafts from scores [B, L]: a pure function of noise [B, L], the counts of each row and scores,
+    /// without random call or copy to the host. What is hidden is dropped.
     ///
     /// # Errors
     /// A sampler whose drafts are never open.
-    fn select(&self, noise: &Tensor, counts: &[u32], scores: &Tensor) -> Result<DevicePlan> {
+    fn select(&self, noise: &Tensor, counts: &[Vec<u32>], scores: &Tensor) -> Result<DevicePlan> {
         let _ = (noise, counts, scores);
         Err(Error::Defect("this sampler decides everything in the loader".to_owned()))
     }
@@ -112,6 +114,8 @@ crate::tagged! {
         block => Block(BlockConfig),
         /// Keeps one position of every square cell, always the same (MAE's grid ablation).
         grid => Grid(LatticeConfig),
+        /// Positions of the highest or lowest scores that a model gave, a share of them uniform (AttMask, HPM).
+        guided => Guided(GuidedConfig),
     }
 }
 
@@ -125,6 +129,7 @@ impl SamplerConfig {
             Self::Uniform(config) => Box::new(config.build()?),
             Self::Block(config) => Box::new(config.build()?),
             Self::Grid(config) => Box::new(config.build()?),
+            Self::Guided(config) => Box::new(config.build()?),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::schedule::{Clock, Curve, Ramp};
+use crate::schedule::{Clock, Ramp};
 use crate::stream::Stream;
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl Ratio {
         let shares = match self {
             Self::Fixed(share) => [*share; 2],
             Self::Count(_) => [0.0; 2],
-            Self::Ramp(ramp) => [ramp.from, ramp.to],
+            Self::Ramp(ramp) => return ramp.check("ratio", 0.0..=1.0),
             Self::Uniform { low, high, .. } if low <= high => [*low, *high],
             Self::Uniform { low, high, .. } => {
                 return Err(Error::value("ratio", format!("low {low} lies above high {high}")));
@@ -109,14 +109,22 @@ impl Ratio {
         sample: &mut Stream,
         step: &mut Stream,
     ) -> usize {
-        let share = match self {
+        if let Self::Count(hidden) = self {
+            return (*hidden).min(length);
+        }
+        let share = self.share(length, clock, sample, step);
+        rounding.hidden(length, share, sample)
+    }
+
+    /// The share of `length`. `step` gives the draws that are equal for all rows.
+    pub fn share(&self, length: usize, clock: &Clock, sample: &mut Stream, step: &mut Stream) -> f64 {
+        match self {
             Self::Fixed(share) => *share,
-            Self::Count(hidden) => return (*hidden).min(length),
+            Self::Count(hidden) => (*hidden).min(length) as f64 / length.max(1) as f64,
             Self::Ramp(ramp) => ramp.at(clock),
             Self::Uniform { low, high, per: Per::Sample } => sample.between(*low, *high),
             Self::Uniform { low, high, per: Per::Step } => step.between(*low, *high),
-        };
-        rounding.hidden(length, share, sample)
+        }
     }
 
     /// As [`Ratio::range`], without counts that a drawn share gives at its very ends alone, which is next to never.
@@ -166,12 +174,6 @@ struct UniformKeys {
 impl Default for UniformKeys {
     fn default() -> Self {
         Self { low: 0.5, high: 1.0, per: Per::Sample }
-    }
-}
-
-impl Default for Ramp {
-    fn default() -> Self {
-        Self { from: 0.15, to: 0.75, curve: Curve::Linear }
     }
 }
 
@@ -231,6 +233,7 @@ impl<'de> Deserialize<'de> for Ratio {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Curve;
 
     fn hidden(length: usize, ratio: f64, rounding: Rounding) -> usize {
         rounding.hidden(length, ratio, &mut Stream::new(0))
@@ -268,7 +271,7 @@ mod tests {
         let forms = [
             ("0.75", Ratio::Fixed(0.75)),
             ("{kind: count, hidden: 75}", Ratio::Count(75)),
-            ("{kind: ramp, from: 0.1, to: 0.4}", Ratio::Ramp(Ramp { from: 0.1, to: 0.4, curve: Curve::Linear })),
+            ("{kind: ramp, from: 0.1, to: 0.4}", Ratio::Ramp(Ramp::new(0.1, 0.4, Curve::Linear))),
             ("{per: step, kind: uniform}", Ratio::Uniform { low: 0.5, high: 1.0, per: Per::Step }),
         ];
         for (text, ratio) in forms {

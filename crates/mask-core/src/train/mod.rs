@@ -2,13 +2,14 @@
 
 mod checkpoint;
 mod config;
+mod feedback;
 mod metrics;
 mod optimiser;
 mod progress;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Checkpoints};
-pub use config::{AdamWConfig, BatchConfig, NonFinite, OptimiserConfig, Precision, TrainConfig, Unit};
+pub use config::{AdamWConfig, BatchConfig, ClipBy, NonFinite, OptimiserConfig, Precision, TrainConfig, Unit};
 pub use metrics::Journal;
 pub use optimiser::Optimiser;
 pub use progress::Progress;

@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::config::{AdamWConfig, OptimiserConfig};
 use crate::nn::Parameters;
+use crate::schedule::Clock;
 use crate::{Error, Named, Result};
 
 /// Parameters that share a rate and a decay.
@@ -14,7 +15,7 @@ use crate::{Error, Named, Result};
 struct Group {
     /// Factor on the rate.
     scale: f64,
-    weight_decay: f64,
+    decays: bool,
     members: Vec<usize>,
 }
 
@@ -58,7 +59,7 @@ impl Optimiser {
             .into_iter()
             .map(|((layer, decay), members)| Group {
                 scale: config.layer_decay.unwrap_or(1.0).powi((deepest - layer) as i32),
-                weight_decay: if decay { config.weight_decay } else { 0.0 },
+                decays: decay,
                 members,
             })
             .collect();
@@ -87,12 +88,39 @@ impl Optimiser {
         mask_torch::grads(&self.params).into_iter().flatten().collect()
     }
 
+    /// Drops the gradients of parameters whose names begin like one of `names`, so that neither update nor decay
+    /// reaches them.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn hold(&self, names: &[&str]) -> Result<()> {
+        let held = |name: &String| names.iter().any(|start| name.starts_with(start));
+        let of = self.names.iter().zip(&self.params).filter(|(name, _)| held(name));
+        let params: Vec<Tensor> = of.map(|(_, param)| param.shallow_clone()).collect();
+        if params.is_empty() { Ok(()) } else { Ok(mask_torch::drop_grads(&params)?) }
+    }
+
+    /// Clips each gradient by its own norm.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn clip_each(&self, most: f64) -> Result<()> {
+        tch::no_grad(|| {
+            for mut gradient in self.grads() {
+                let scale = ((gradient.norm() + 1e-6).reciprocal() * most).clamp_max(1.0);
+                let _ = gradient.g_mul_(&scale);
+            }
+        });
+        Ok(())
+    }
+
     /// One update at `rate`. Gradients are divided by `grad_scale`; where `dropped` is 1 nothing changes. Both stay on
     /// the device.
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn step(&self, rate: f64, grad_scale: &Tensor, dropped: &Tensor) -> Result<()> {
+    pub fn step(&self, rate: f64, clock: &Clock, grad_scale: &Tensor, dropped: &Tensor) -> Result<()> {
+        let weight_decay = self.config.weight_decay_at(clock);
         for group in &self.groups {
             let mut lists: [Vec<Tensor>; 5] = Default::default();
             for &member in &group.members {
@@ -121,7 +149,7 @@ impl Optimiser {
                     beta1,
                     beta2,
                     eps,
-                    weight_decay: group.weight_decay,
+                    weight_decay: if group.decays { weight_decay } else { 0.0 },
                 },
                 Some(grad_scale),
                 Some(dropped),
@@ -163,6 +191,8 @@ mod tests {
     use crate::nn::Init;
     use tch::Device;
 
+    const CLOCK: Clock = Clock { step: 0, steps: 10, epoch: 0, steps_in_epoch: 1 };
+
     fn config(layer_decay: Option<f64>) -> OptimiserConfig {
         OptimiserConfig::AdamW(AdamWConfig { layer_decay, ..AdamWConfig::default() })
     }
@@ -179,8 +209,28 @@ mod tests {
         let scales: Vec<f64> = optimiser.groups.iter().map(|group| group.scale).collect();
         assert_eq!(scales, [0.0625, 0.0625, 0.125, 0.125, 0.25, 0.25, 0.5, 0.5, 1.0, 1.0]);
         let flat = Optimiser::new(&config(None), &parameters).unwrap();
-        let decays: Vec<f64> = flat.groups.iter().map(|group| group.weight_decay).collect();
-        assert_eq!(decays, [0.0, 0.05]);
+        let decays: Vec<bool> = flat.groups.iter().map(|group| group.decays).collect();
+        assert_eq!(decays, [false, true]);
+    }
+
+    /// Ledger 070: each gradient is clipped by its own norm, g * 3 / (|g| + 1e-6); what is held gets no update, no
+    /// decay and no moment.
+    #[test]
+    fn clipping_by_parameter_and_holding() {
+        let parameters = Parameters::new(Device::Cpu, 0);
+        let [a, b] = ["a", "b"].map(|name| parameters.root().weight(name, &[2], Init::ONES).unwrap());
+        let optimiser = Optimiser::new(&config(None), &parameters).unwrap();
+        (&a * Tensor::from_slice(&[30f32, 40.0]) + &b * Tensor::from_slice(&[0.3f32, 0.4])).sum(Kind::Float).backward();
+        optimiser.clip_each(3.0).unwrap();
+        let close =
+            |tensor: Tensor, wanted: [f32; 2]| (tensor - Tensor::from_slice(&wanted)).abs().max().double_value(&[]);
+        assert!(close(a.grad(), [1.8, 2.4]) < 1e-6 && close(b.grad(), [0.3, 0.4]) < 1e-7);
+        optimiser.hold(&["b"]).unwrap();
+        optimiser.step(0.1, &CLOCK, &Tensor::from(1f32), &Tensor::from(0f32)).unwrap();
+        assert_eq!(Vec::<f32>::try_from(b.detach()).unwrap(), [1.0, 1.0]);
+        assert!(a.detach().double_value(&[0]) < 1.0);
+        let steps: Named<Tensor> = optimiser.state().into_iter().collect();
+        assert_eq!([&steps["steps.a"], &steps["steps.b"]].map(|steps| steps.double_value(&[])), [1.0, 0.0]);
     }
 
     /// A dropped update leaves parameters and state as they were, to the bit; and the state survives a round trip.
@@ -192,10 +242,10 @@ mod tests {
         let [one, zero] = [1f32, 0.0].map(Tensor::from);
         let before = weight.detach().copy();
         weight.square().sum(Kind::Float).backward();
-        optimiser.step(0.1, &one, &one).unwrap();
+        optimiser.step(0.1, &CLOCK, &one, &one).unwrap();
         assert_eq!(weight.detach(), before);
         assert!(optimiser.state().iter().all(|(_, state)| state.abs().sum(Kind::Float).double_value(&[]) == 0.0));
-        optimiser.step(0.1, &one, &zero).unwrap();
+        optimiser.step(0.1, &CLOCK, &one, &zero).unwrap();
         assert_ne!(weight.detach(), before);
         let state: Named<Tensor> = optimiser.state().into_iter().map(|(name, t)| (name, t.copy())).collect();
         let other = Optimiser::new(&config(None), &parameters).unwrap();

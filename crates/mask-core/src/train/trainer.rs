@@ -10,7 +10,8 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{Checkpoint, Checkpoints};
-use super::config::{BatchConfig, NonFinite, OptimiserConfig, Precision, TrainConfig};
+use super::config::{BatchConfig, ClipBy, NonFinite, OptimiserConfig, Precision, TrainConfig};
+use super::feedback::Feedback;
 use super::metrics::Journal;
 use super::optimiser::Optimiser;
 use super::progress::Progress;
@@ -84,7 +85,7 @@ pub struct Trainer {
     checkpoints: Checkpoints,
     step: u64,
     best: Option<(u64, f64)>,
-    state: Named<Tensor>,
+    feedback: Feedback,
 }
 
 /// Metrics of a step that still lie on the device.
@@ -124,7 +125,7 @@ impl Trainer {
             folder: folder.to_owned(),
             step: 0,
             best: None,
-            state: Named::new(),
+            feedback: Feedback::default(),
             method,
             parameters,
             config,
@@ -144,7 +145,7 @@ impl Trainer {
         self.optimiser.load(&from.optimiser)?;
         self.step = from.step;
         self.best = from.best;
-        self.state = from.state.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        self.feedback.load(&from.state);
         Ok(())
     }
 
@@ -190,7 +191,7 @@ impl Trainer {
             let steps = self.step..last;
             let loader =
                 Loader::start(Arc::clone(&front), order, self.seed, steps.clone(), self.config.steps, self.limits)?;
-            loader.feed(self.step, host_state(&self.state)?);
+            self.feedback.begin(front.lag(), self.step, &loader)?;
             let mut progress = Progress::new("training", self.step, last);
             let mut pending: VecDeque<Pending> = VecDeque::new();
             let (mut since, mut waited, mut samples, mut reported) = (Instant::now(), 0.0, 0.0, self.step);
@@ -204,9 +205,10 @@ impl Trainer {
                 }
                 trained.skipped += prepared.skipped.len() as u64;
                 let clock = Clock::at(step, self.config.steps, in_epoch);
-                pending.push_back(self.update(&clock, &prepared)?);
+                let (metrics_of_step, fed_back) = self.update(&clock, &prepared)?;
+                pending.push_back(metrics_of_step);
                 self.step = step + 1;
-                loader.feed(self.step, host_state(&self.state)?);
+                self.feedback.push(self.step, &fed_back, &loader)?;
 
                 let watching = due(self.step) || self.step == self.config.steps;
                 let saving = self.step.is_multiple_of(self.config.checkpoint_every) || self.step == last;
@@ -277,8 +279,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// One optimiser step over all micro-batches of a global batch.
-    fn update(&mut self, clock: &Clock, prepared: &Prepared) -> Result<Pending> {
+    /// One optimiser step over all micro-batches of a global batch: its metrics, and what it feeds back.
+    fn update(&mut self, clock: &Clock, prepared: &Prepared) -> Result<(Pending, Named<Tensor>)> {
         let device = self.parameters.device();
         let size = self.batch.micro.unwrap_or(self.batch.size).min(prepared.items.len() as u64) as usize;
         let micros = prepared.items.len().div_ceil(size) as u32;
@@ -301,19 +303,23 @@ impl Trainer {
             });
         }
         let loss = loss.ok_or_else(|| Error::Defect("a step without micro-batches".to_owned()))?;
+        self.optimiser.hold(&self.method.held(clock))?;
         let norm = mask_torch::grad_norm(&self.optimiser.grads())?;
         let dropped = (&loss + &norm).isfinite().logical_not().to_kind(Kind::Float);
-        let scale = match self.config.clip {
+        let scale = match (self.config.clip, self.config.clip_by) {
             // Gradients are divided by this; the 1e-6 is that of the usual clip.
-            Some(clip) => ((&norm + 1e-6) / clip).clamp_min(1.0),
-            None => Tensor::ones_like(&norm),
+            (Some(clip), ClipBy::Global) => ((&norm + 1e-6) / clip).clamp_min(1.0),
+            (Some(clip), ClipBy::Parameter) => {
+                self.optimiser.clip_each(clip)?;
+                Tensor::ones_like(&norm)
+            }
+            (None, _) => Tensor::ones_like(&norm),
         };
         let rate = self.peak_rate() * self.config.schedule.at(clock);
-        tch::no_grad(|| self.optimiser.step(rate, &scale, &dropped))?;
+        tch::no_grad(|| self.optimiser.step(rate, clock, &scale, &dropped))?;
         let notes: Named<Tensor> = sums.iter().map(|(name, (sum, _))| (name.clone(), sum.shallow_clone())).collect();
         let step = Step { clock, train: true, micro: 0 };
         let fresh = tch::no_grad(|| self.method.after_step(&notes, &step))?;
-        self.state.extend(fresh);
 
         let mut names = vec!["loss".to_owned(), "grad_norm".to_owned(), "dropped".to_owned()];
         let mut device_values = vec![loss, norm, dropped];
@@ -323,14 +329,15 @@ impl Trainer {
                 device_values.push(sum.view([]));
             }
         }
-        let values: Vec<Tensor> = device_values.iter().map(|value| value.to_kind(Kind::Double)).collect();
+        let values: Vec<Tensor> =
+            device_values.iter().map(|value| value.to_device(device).to_kind(Kind::Double)).collect();
         let [hidden, all] = prepared.totals.hidden;
         let mut host = vec![("rate", rate), ("masked", hidden / all.max(1.0))];
         if !prepared.skipped.is_empty() {
             host.push(("skipped", prepared.skipped.len() as f64));
         }
         let ids = prepared.items.iter().map(|item| item.id).collect();
-        Ok(Pending { step: clock.step + 1, ids, host, names, device: Tensor::stack(&values, 0) })
+        Ok((Pending { step: clock.step + 1, ids, host, names, device: Tensor::stack(&values, 0) }, fresh))
     }
 
     /// Reads metrics from the device and writes them; gives the last loss.
@@ -388,7 +395,7 @@ impl Trainer {
             step: self.step,
             model: self.parameters.named().into_iter().map(|(name, tensor)| (name, tensor.detach())).collect(),
             optimiser: self.optimiser.state().into_iter().collect(),
-            state: self.state.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+            state: self.feedback.save(),
             best: self.best,
             recipe: self.recipe.clone(),
         };
@@ -446,15 +453,6 @@ fn gather(sums: &mut Named<(Tensor, Reduce)>, outcome: &Outcome, micros: u32) {
     for (name, value, reduce) in &outcome.notes {
         add(name, value.detach(), *reduce);
     }
-}
-
-/// The part of the state that the loader reads: one-dimensional float tensors.
-fn host_state(state: &Named<Tensor>) -> Result<Named<Vec<f32>>> {
-    let read = |(name, tensor): (&String, &Tensor)| {
-        let flat = tensor.to_kind(Kind::Float).view([-1]);
-        Ok((name.clone(), Vec::<f32>::try_from(&flat)?))
-    };
-    state.iter().map(read).collect()
 }
 
 /// The loss of one batch in evaluation mode, over terms whose counts are global: (sum, weight) for a mean over batches.

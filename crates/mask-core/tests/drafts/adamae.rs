@@ -32,12 +32,12 @@ impl Sampler for Learned {
         Ok(Draft::Open { noise: sample.noise(length), counts: vec![length as u32 - visible, visible] })
     }
 
-    fn select(&self, noise: &Tensor, counts: &[u32], scores: &Tensor) -> Result<DevicePlan> {
+    fn select(&self, noise: &Tensor, counts: &[Vec<u32>], scores: &Tensor) -> Result<DevicePlan> {
         let gumbel = -(-(noise.clamp(1e-7, 1.0 - 1e-7).log())).log();
-        let order = (scores.detach() + gumbel).argsort_stable(true, 1, true); // [B, L]
-        let (length, visible) = (order.size()[1], i64::from(counts[1]));
-        let sorted = |from: i64, to: i64| order.slice(1, from, to, 1).sort(1, false).0;
-        Ok(DevicePlan::dropping(sorted(0, visible), sorted(visible, length), length))
+        let place = (scores + gumbel).argsort_stable(true, 1, true).argsort(1, false); // [B, L]
+        let hidden: Vec<u32> = counts.iter().map(|row| row[0]).collect();
+        // Every row has the same count of visible tokens.
+        Ok(DevicePlan::hiding(place.ge(i64::from(counts[0][1])), &hidden))
     }
 
     fn claims(&self, layout: &Layout, _: &Clock) -> Result<Claims> {
@@ -71,11 +71,10 @@ impl AdaMae {
 impl Method for AdaMae {
     fn loss(&self, batch: &Batch, step: &Step<'_>) -> Result<Outcome> {
         let view = batch.only_view()?;
-        let (noise, counts) = view.open()?;
         let tokens = self.encoder.embed(view, None)?; // [B, L, D]
         let logits = self.scorer.1.forward(&self.scorer.0.forward(&tokens, None, step.train)).squeeze_dim(2);
         let log_p = logits.log_softmax(1, Kind::Float); // [B, L]
-        let plan = self.sampler.select(noise, counts, &log_p)?;
+        let plan = view.settle(&self.sampler, || Ok(log_p.shallow_clone()))?;
         let seen = self.encoder.encode(view, Some(&plan), &Want::last(), step)?;
         let answers = self.predictor.answer(&seen, &plan, 0, step)?; // [N, P]
         let targets = plan.scored.take_flat(view.input("values")?);
@@ -85,8 +84,7 @@ impl Method for AdaMae {
         let mut outcome = Outcome::one("values", errors.sum(None), batch.totals.scored[0]).with(answers, targets);
         let count = Count::Global(batch.totals.scored[0]);
         outcome.terms.push(Term { name: "sampling", weight: 1e-4, sum: reward, count });
-        outcome.plan = Some(plan);
-        Ok(outcome)
+        Ok(outcome.under(vec![plan]))
     }
 
     fn encoder(&self) -> &dyn Encoder {
@@ -102,7 +100,7 @@ fn adamae() {
     let parameters = Parameters::new(Device::Cpu, 1);
     let mut method = AdaMae::build(&parameters.root(), &grid).unwrap();
     let outcome = learns(&mut method, &parameters, &front).unwrap();
-    let plan = outcome.plan.unwrap();
+    let plan = &outcome.plans[0];
     assert_eq!((plan.seen.width(), plan.scored.width()), (8, 24));
 }
 
@@ -112,7 +110,7 @@ fn gumbel_top_k_draws_without_replacement() {
     let rows = 20_000;
     let noise = Tensor::from_slice(&Stream::new(3).noise(rows * 3)).view([rows as i64, 3]);
     let log_p = Tensor::from_slice(&[0.5f32, 0.3, 0.2]).log().expand([rows as i64, 3], false);
-    let plan = Learned { ratio: 0.0 }.select(&noise, &[1, 2], &log_p).unwrap();
+    let plan = Learned { ratio: 0.0 }.select(&noise, &vec![vec![1, 2]; rows], &log_p).unwrap();
     let shares =
         Vec::<f64>::try_from(plan.hidden.logical_not().to_kind(Kind::Double).mean_dim(0, false, Kind::Double)).unwrap();
     for (share, pin) in shares.into_iter().zip([0.8393, 0.6750, 0.4857]) {

@@ -99,7 +99,7 @@ impl Ijepa {
                 WIDTH,
             )?,
             teacher: Teacher::copy_of(&student, &frozen, encoder)?,
-            momentum: Ramp { from: 0.996, to: 1.0, curve: Curve::Linear },
+            momentum: Ramp::new(0.996, 1.0, Curve::Linear),
         })
     }
 }

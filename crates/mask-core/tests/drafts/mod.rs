@@ -5,6 +5,7 @@
 //! in the modality crates.
 
 mod adamae;
+mod feedback;
 mod hubert;
 mod ijepa;
 mod maskgit;

@@ -109,7 +109,7 @@ impl Tokens {
             values: Linear::new(&at.enter("values"), RAW, WIDTH, Init::xavier(RAW, WIDTH))?,
             ids: at.weight("ids", &[IDS + 1, WIDTH], Init::Normal(0.5))?,
             mask_token: at.weight("mask_token", &[1, 1, WIDTH], Init::Normal(0.02))?,
-            positions: PositionTable::Learned.build(at, grid, WIDTH, 0, InitRule::Normal)?,
+            positions: PositionTable::Learned.build(at, grid, WIDTH, 0, InitRule::Normal, false)?,
             stack: Stack::new(at, &stack(2))?,
             reads,
         })

@@ -156,7 +156,8 @@ fn masks(sampler: &dyn Sampler, layout: &Layout, drafts: &[Draft]) -> Vec<Vec<bo
             }
             Draft::Open { noise, counts } => {
                 let noise = Tensor::from_slice(noise).view([1, length as i64]);
-                let plan = sampler.select(&noise, counts, &noise.flip([1])).unwrap();
+                let plan =
+                    sampler.select(&noise, std::slice::from_ref(counts), &noise.cumsum(1, Kind::Float).frac()).unwrap();
                 let mask: Vec<i64> = Vec::try_from(plan.hidden.view([-1]).to_kind(Kind::Int64)).unwrap();
                 mask.iter().map(|hidden| *hidden == 1).collect()
             }

@@ -108,15 +108,31 @@ pub enum Reads {
     All,
 }
 
-/// Samples of one split, planned on the grid of one encoder.
+/// What a method reads of each picture: one view.
+#[derive(Clone, Debug)]
+pub struct ViewSpec<'a> {
+    /// Its height and width.
+    pub size: [usize; 2],
+    /// The way from the picture to it; its `size` is not looked at.
+    pub augment: Augment,
+    /// What is hidden, and what the encoder reads there; none = it is read whole.
+    pub mask: Option<(&'a SamplerConfig, Reads)>,
+}
+
+/// A view that was checked and built.
+struct ImageView {
+    augment: Augment,
+    layout: Layout,
+    mask: Option<(Box<dyn Sampler>, Reads)>,
+}
+
+/// Samples of one split, planned on the grids of one encoder.
 pub struct ImageFront {
     source: Option<Arc<dyn ImageSource>>,
     /// Which pictures of the source; none = all.
     chosen: Option<Vec<u32>>,
-    augment: Augment,
-    layout: Layout,
-    sampler: Box<dyn Sampler>,
-    reads: Reads,
+    /// At least one. The first is what probes read, without augmentation.
+    views: Vec<ImageView>,
     strict: bool,
 }
 
@@ -135,49 +151,41 @@ impl ImageFront {
         mask: &SamplerConfig,
         reads: Reads,
     ) -> Result<Box<dyn Front>> {
-        let augment = Augment { size: encoder.image, ..data.augment.clone() };
-        augment.check().map_err(|error| match error {
-            Error::Value { what, problem } if what == "size" => Error::value("encoder.image", problem),
-            other => other.within("augment"),
-        })?;
-        if augment.channels() != encoder.channels {
-            let problem = format!(
-                "{} values, but the encoder reads {} channels (method.encoder.channels)",
-                augment.channels(),
-                encoder.channels
-            );
-            return Err(Error::value("augment.mean", problem));
-        }
-        let layout = Layout::single(encoder.grid().map_err(|error| error.within("encoder"))?);
-        let in_mask = |error: Error| error.within("mask");
-        let sampler = mask.build().map_err(in_mask)?;
-        // A layout that the sampler can't work on is found here, not at the first batch.
-        let begin = Clock::at(0, 1, 1);
-        for clock in [begin, Clock { step: 1, ..begin }] {
-            let (hidden, length) = (sampler.claims(&layout, &clock).map_err(in_mask)?.hidden, layout.len());
-            if *hidden.end() == 0 {
-                let problem = format!("hides none of the {length} patches, so nothing is predicted: raise its share");
-                return Err(Error::value("mask", problem));
-            }
-            if *hidden.start() == length && reads == Reads::Visible {
-                let problem = format!("hides all {length} patches, so the encoder reads none: lower its share");
-                return Err(Error::value("mask", problem));
-            }
-        }
+        let view = ViewSpec { size: encoder.image, augment: data.augment.clone(), mask: Some((mask, reads)) };
+        Self::several(data, split, encoder, &[view])
+    }
+
+    /// The front of a method that reads several views of each picture, all by the same encoder.
+    ///
+    /// # Errors
+    /// As [`ImageFront::build`], or no view.
+    pub fn several(
+        data: &ImageData,
+        split: Split,
+        encoder: &VitConfig,
+        views: &[ViewSpec<'_>],
+    ) -> Result<Box<dyn Front>> {
+        let views = views.iter().map(|view| ImageView::build(view, encoder)).collect::<Result<Vec<_>>>()?;
         let (source, chosen) = open(data, split)?;
-        let front = Self { source, chosen, augment, layout, sampler, reads, strict: data.strict };
+        let front = Self { source, chosen, views, strict: data.strict };
         front.look_at_first(encoder.channels)?;
         Ok(Box::new(front))
     }
 
+    /// The first view.
+    fn first(&self) -> Result<&ImageView> {
+        self.views.first().ok_or_else(|| Error::Defect("a front without views".to_owned()))
+    }
+
     /// Reads the first picture, so that a size or a number of channels that doesn't fit is known before any work.
     fn look_at_first(&self, channels: usize) -> Result<()> {
+        let view = self.first()?;
         let Some(source) = &self.source else { return Ok(()) };
         let readable = (0..self.len()).find_map(|id| Some((id, source.read(self.index(id)).ok()?)));
         let (id, first) = readable.ok_or_else(|| {
             Error::value("source", format!("none of the {} images can be read: {}", self.len(), self.first_problem()))
         })?;
-        self.augment.eval(&first).map_err(|error| {
+        view.augment.eval(&first).map_err(|error| {
             let size = format!("{} x {}, {} channel(s)", first.height(), first.width(), first.channels());
             Error::value(
                 "augment",
@@ -199,16 +207,75 @@ impl ImageFront {
         }
     }
 
-    fn values(&self, id: u64, ask: &Ask<'_>) -> Result<Vec<f32>> {
-        let mut stream = Stream::keyed(ask.seed, Purpose::Augment, ask.clock.epoch, id);
-        match &self.source {
-            Some(source) => {
-                let raster: Raster = source.read(self.index(id))?;
-                if ask.train { self.augment.train(&raster, &mut stream) } else { self.augment.eval(&raster) }
-            }
-            None => Ok((0..self.augment.len()).map(|_| stream.normal() as f32).collect()),
+    /// What view number `index` of a picture shows; of a split without data, noise.
+    fn values(&self, index: usize, picture: Option<&Raster>, id: u64, ask: &Ask<'_>) -> Result<Vec<f32>> {
+        let augment = &self.views[index].augment;
+        let mut stream = Stream::keyed(ask.seed, Purpose::Augment, ask.clock.epoch, id).branch(index as u64);
+        match picture {
+            // Several views differ by chance alone, so the masked ones of evaluation have theirs, under a fixed key.
+            Some(picture) if ask.train || (ask.masked && self.views.len() > 1) => augment.train(picture, &mut stream),
+            Some(picture) => augment.eval(picture),
+            None => Ok((0..augment.len()).map(|_| stream.normal() as f32).collect()),
         }
     }
+}
+
+impl ImageView {
+    fn build(spec: &ViewSpec<'_>, encoder: &VitConfig) -> Result<Self> {
+        let augment = Augment { size: spec.size, ..spec.augment.clone() };
+        augment.check().map_err(|error| match error {
+            Error::Value { what, problem } if what == "size" => Error::value("encoder.image", problem),
+            other => other.within("augment"),
+        })?;
+        if augment.channels() != encoder.channels {
+            let problem = format!(
+                "{} values, but the encoder reads {} channels (method.encoder.channels)",
+                augment.channels(),
+                encoder.channels
+            );
+            return Err(Error::value("augment.mean", problem));
+        }
+        let sized = VitConfig { image: spec.size, ..encoder.clone() };
+        let layout = Layout::single(sized.grid().map_err(|error| error.within("encoder"))?);
+        let mask =
+            spec.mask.map(|(mask, reads)| Ok::<_, Error>((sampler(mask, reads, &layout)?, reads))).transpose()?;
+        Ok(Self { augment, layout, mask })
+    }
+
+    /// A draft a row; none where the view is read whole.
+    fn drafts(&self, global: &[u64], layout: &Layout, view: u64, ask: &Ask<'_>) -> Result<Vec<Option<Draft>>> {
+        let Some((sampler, reads)) = self.mask.as_ref().filter(|_| ask.masked) else {
+            return Ok(vec![None; global.len()]);
+        };
+        let row = |id: &u64| Row { id: *id, layout: layout.clone(), hints: Hints::default() };
+        let rows: Vec<Row> = global.iter().map(row).collect();
+        let moment = Moment { seed: ask.seed, clock: ask.clock, state: ask.state };
+        let drafts = draw(&**sampler, &rows, view, &moment).map_err(|error| error.within("mask"))?;
+        let filled = |draft: Draft| match draft {
+            Draft::Ready(plan) if *reads == Reads::All => Draft::Ready(plan.filled(|_| Fill::MaskToken)),
+            other => other,
+        };
+        Ok(drafts.into_iter().map(filled).map(Some).collect())
+    }
+}
+
+/// The sampler of a view. A layout that it can't work on is found here, not at the first batch.
+fn sampler(mask: &SamplerConfig, reads: Reads, layout: &Layout) -> Result<Box<dyn Sampler>> {
+    let in_mask = |error: Error| error.within("mask");
+    let sampler = mask.build().map_err(in_mask)?;
+    let begin = Clock::at(0, 1, 1);
+    for clock in [begin, Clock { step: 1, ..begin }] {
+        let (hidden, length) = (sampler.claims(layout, &clock).map_err(in_mask)?.hidden, layout.len());
+        if *hidden.end() == 0 {
+            let problem = format!("hides none of the {length} patches, so nothing is predicted: raise its share");
+            return Err(Error::value("mask", problem));
+        }
+        if *hidden.start() == length && reads == Reads::Visible {
+            let problem = format!("hides all {length} patches, so the encoder reads none: lower its share");
+            return Err(Error::value("mask", problem));
+        }
+    }
+    Ok(sampler)
 }
 
 /// The pictures of a split: a source, and which of its pictures.
@@ -246,36 +313,32 @@ impl Front for ImageFront {
     }
 
     fn plan(&self, global: &[u64], ask: &Ask<'_>) -> Result<Vec<Item>> {
-        let layout = ask.grid.map_or_else(|| self.layout.clone(), |grid: &Grid| Layout::single(grid.clone()));
-        let item = |(id, draft): (&u64, Option<Draft>)| {
-            let view = ItemView { layout: layout.clone(), draft, inputs: Named::new() };
-            Item { id: *id, views: vec![view] }
-        };
-        if !ask.masked {
-            return Ok(global.iter().map(|id| item((id, None))).collect());
+        let mut items: Vec<Item> = global.iter().map(|id| Item { id: *id, views: Vec::new() }).collect();
+        // Probes read one view; so do statistics on another grid.
+        let wanted = if ask.masked && ask.grid.is_none() { self.views.len() } else { 1 };
+        for (index, view) in self.views.iter().take(wanted).enumerate() {
+            let layout = ask.grid.map_or_else(|| view.layout.clone(), |grid: &Grid| Layout::single(grid.clone()));
+            let drafts = view.drafts(global, &layout, index as u64, ask)?;
+            for (item, draft) in items.iter_mut().zip(drafts) {
+                item.views.push(ItemView { layout: layout.clone(), draft, inputs: Named::new() });
+            }
         }
-        let rows: Vec<Row> =
-            global.iter().map(|id| Row { id: *id, layout: layout.clone(), hints: Hints::default() }).collect();
-        let moment = Moment { seed: ask.seed, clock: ask.clock, state: ask.state };
-        let drafts = draw(&*self.sampler, &rows, 0, &moment).map_err(|error| error.within("mask"))?;
-        let filled = |draft: Draft| match draft {
-            Draft::Ready(plan) if self.reads == Reads::All => Draft::Ready(plan.filled(|_| Fill::MaskToken)),
-            other => other,
-        };
-        Ok(global.iter().zip(drafts.into_iter().map(filled).map(Some)).map(item).collect())
+        Ok(items)
     }
 
     fn fill(&self, item: &mut Item, ask: &Ask<'_>) -> Result<()> {
-        let [height, width] = self.augment.size;
-        let channels = self.augment.channels();
         let shaped = |error: ndarray::ShapeError| Error::Defect(error.to_string());
-        let colours = [&self.augment.mean, &self.augment.std].into_iter().flatten().map(|x| *x as f32).collect();
-        let colours = Array2::from_shape_vec((2, channels), colours).map_err(shaped)?;
-        let values = self.values(item.id, ask)?;
-        let pixels = Array3::from_shape_vec((channels, height, width), values).map_err(shaped)?;
-        for view in &mut item.views {
-            view.inputs.insert("pixels".to_owned(), Array::F32(pixels.clone().into_dyn()));
-            view.inputs.insert("colours".to_owned(), Array::F32(colours.clone().into_dyn()));
+        let picture = self.source.as_ref().map(|source| source.read(self.index(item.id))).transpose()?;
+        for (index, view) in item.views.iter_mut().enumerate() {
+            let augment = &self.views[index].augment;
+            let [height, width] = augment.size;
+            let channels = augment.channels();
+            let colours = [&augment.mean, &augment.std].into_iter().flatten().map(|x| *x as f32).collect();
+            let colours = Array2::from_shape_vec((2, channels), colours).map_err(shaped)?;
+            let values = self.values(index, picture.as_ref(), item.id, ask)?;
+            let pixels = Array3::from_shape_vec((channels, height, width), values).map_err(shaped)?;
+            view.inputs.insert("pixels".to_owned(), Array::F32(pixels.into_dyn()));
+            view.inputs.insert("colours".to_owned(), Array::F32(colours.into_dyn()));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 
 mod augment;
 mod crop;
+mod crops;
 mod decode;
 mod folder;
 mod front;
@@ -22,9 +23,10 @@ mod source;
 
 pub use augment::{Augment, normalise};
 pub use crop::{Draw, RandomResized};
+pub use crops::MultiCrop;
 pub use decode::decode;
 pub use folder::ImageFolder;
-pub use front::{FolderConfig, IdxConfig, ImageData, ImageFront, Reads, SourceConfig};
+pub use front::{FolderConfig, IdxConfig, ImageData, ImageFront, Reads, SourceConfig, ViewSpec};
 pub use idx::IdxImages;
 pub use raster::{Area, MAX_SIDE, Raster};
 pub use resize::{Interpolation, resize, resize_window};

@@ -1,7 +1,11 @@
 //! The methods, one file each: each page is the method's manual.
 
+pub mod attmask;
+pub mod hpm;
 pub mod mae;
 pub mod simmim;
 
+pub use attmask::{AttMask, AttMaskConfig};
+pub use hpm::{Hpm, HpmConfig};
 pub use mae::{Mae, MaeConfig};
 pub use simmim::{Simmim, SimmimConfig};

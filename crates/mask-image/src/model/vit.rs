@@ -2,7 +2,7 @@
 
 use mask_core::nn::{
     Activation, Init, InitRule, NormPlace, PatchEmbed, PositionTable, QkvBias, RelativeBias, RelativeBiasConfig, Scope,
-    Stack, StackConfig,
+    Stack, StackConfig, interpolate,
 };
 use mask_core::{DevicePlan, Encoder, Error, Features, Grid, Result, Step, View, Want};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub struct VitConfig {
     pub mlp: i64,
     /// Whether a class token stands in front.
     pub class_token: bool,
-    /// Whether weight decay applies to it (MAE) or not (BEiT, SimMIM).
+    /// Whether weight decay applies to it and to a learned position table (MAE, iBOT) or not (BEiT, SimMIM).
     pub class_token_decays: bool,
     /// How tokens learn where they stand.
     pub positions: PositionTable,
@@ -145,6 +145,14 @@ impl VitConfig {
     /// # Errors
     /// Numbers that don't fit together.
     pub fn build(&self, at: &Scope, mask_token: bool) -> Result<Vit> {
+        self.build_with(at, mask_token.then(|| self.init.token()))
+    }
+
+    /// As [`VitConfig::build`], with the law of the mask token where there is one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build_with(&self, at: &Scope, mask_token: Option<Init>) -> Result<Vit> {
         let stack = self.stack();
         stack.check()?;
         if self.channels == 0 || self.channels > 1 << 16 {
@@ -152,21 +160,21 @@ impl VitConfig {
         }
         let (grid, width, init) = (self.grid()?, self.width, self.init);
         let prefix = self.prefix();
-        let token = |name: &str, wanted: bool, decays: bool| -> Result<Option<Tensor>> {
+        let token = |name: &str, law: Option<Init>, decays: bool| -> Result<Option<Tensor>> {
             let shape = [1, 1, width];
-            Ok(match (wanted, decays) {
-                (false, _) => None,
-                (true, true) => Some(at.weight(name, &shape, init.token())?),
-                (true, false) => Some(at.plain(name, &shape, init.token())?),
+            Ok(match (law, decays) {
+                (None, _) => None,
+                (Some(law), true) => Some(at.weight(name, &shape, law)?),
+                (Some(law), false) => Some(at.plain(name, &shape, law)?),
             })
         };
         let relative = |at: &Scope| RelativeBias::new(at, &grid, self.heads, self.class_token);
         let patch = self.patch.map(|side| side as i64);
         Ok(Vit {
             embed: PatchEmbed::new(&at.enter("patch"), self.channels as i64, &patch, width, init)?,
-            class_token: token("class_token", self.class_token, self.class_token_decays)?,
+            class_token: token("class_token", self.class_token.then(|| init.token()), self.class_token_decays)?,
             mask_token: token("mask_token", mask_token, true)?,
-            positions: self.positions.build(at, &grid, width, prefix, init)?,
+            positions: self.positions.build(at, &grid, width, prefix, init, self.class_token_decays)?,
             relative: match self.relative_bias {
                 RelativeBiasConfig::None => Vec::new(),
                 RelativeBiasConfig::Shared => vec![relative(&at.enter("relative").at_layer(self.depth + 1))?],
@@ -175,7 +183,8 @@ impl VitConfig {
                     .collect::<Result<_>>()?,
             },
             stack: Stack::new(at, &stack)?,
-            image: self.image.map(|side| side as i64),
+            grid: grid.as_plane()?.map(|side| side as i64),
+            patch,
         })
     }
 
@@ -195,15 +204,23 @@ pub struct Vit {
     positions: Option<Tensor>,
     relative: Vec<RelativeBias>,
     stack: Stack,
-    image: [i64; 2],
+    /// The plane of patches that the position table is for.
+    grid: [i64; 2],
+    patch: [i64; 2],
 }
 
 impl Encoder for Vit {
     fn encode(&self, view: &View, plan: Option<&DevicePlan>, want: &Want, step: &Step<'_>) -> Result<Features> {
         let pixels = view.input("pixels")?; // [B, C, H, W]
-        if pixels.size().get(2..) != Some(&self.image[..]) {
-            let expected = format!("[batch, {}, {}, {}]", self.embed.channels(), self.image[0], self.image[1]);
+        let grid = view.layout.grid()?.as_plane()?.map(|side| side as i64);
+        let image = [0, 1].map(|side| grid[side] * self.patch[side]);
+        if pixels.size().get(2..) != Some(&image[..]) {
+            let expected = format!("[batch, {}, {}, {}]", self.embed.channels(), image[0], image[1]);
             return Err(Error::shape("pixels", expected, &pixels.size()));
+        }
+        if grid != self.grid && !self.relative.is_empty() {
+            let problem = format!("a relative bias of {:?} patches can't read {grid:?}", self.grid);
+            return Err(Error::value("relative_bias", problem));
         }
         let rows = pixels.size()[0];
         let tokens = plan.and_then(|plan| plan.mask_tokens.as_ref());
@@ -219,7 +236,9 @@ impl Encoder for Vit {
             }
         };
         let prefix = i64::from(self.class_token.is_some());
-        if let Some(table) = &self.positions {
+        // A crop of another size reads the table at its own places.
+        let positions = self.positions.as_ref().map(|table| interpolate(table, prefix, self.grid, grid)).transpose()?;
+        if let Some(table) = &positions {
             let patches = table.slice(0, prefix, None, 1);
             x = match plan {
                 // A plan may read in any order (MAE keeps the order of noise), so positions are looked up.
@@ -229,7 +248,7 @@ impl Encoder for Vit {
         }
         if let Some(class_token) = &self.class_token {
             let mut front = class_token * 1.0;
-            if let Some(table) = &self.positions {
+            if let Some(table) = &positions {
                 front += table.slice(0, 0, 1, 1).unsqueeze(0);
             }
             x = Tensor::cat(&[front.expand([rows, -1, -1], false), x], 1);

@@ -2,10 +2,11 @@
 
 use mask_core::method::Sheet;
 use mask_core::nn::{patches, unpatch};
-use mask_core::report::Panel;
 use mask_core::{DevicePlan, Ids, Result, View};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::picture::panel;
 
 /// In which order the numbers of a patch stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,23 +119,6 @@ fn statistics(raw: &Tensor) -> (Tensor, Tensor) {
     let mean = raw.mean_dim(-1, true, Kind::Float);
     let variance = raw.var_dim(-1, true, true);
     (mean, (variance + 1e-6).sqrt())
-}
-
-/// An image [C, H, W] as the model reads it, for eyes: the first three channels, or the first as grey. `colours` [2, C]
-/// are the mean and deviation that the loader normalised by.
-fn panel(image: &Tensor, colours: &Tensor) -> Result<Panel> {
-    let (channels, height, width) = image.size3()?;
-    let kept = if channels >= 3 { 3 } else { 1 };
-    let [mean, sd] = [0, 1].map(|row| colours.get(row).slice(0, 0, kept, 1).view([kept, 1, 1]));
-    let values = (image.slice(0, 0, kept, 1) * sd + mean) * 255.0;
-    let bytes = values.round().clamp(0.0, 255.0).to_kind(Kind::Uint8).permute([1, 2, 0]).contiguous();
-    Ok(Panel {
-        width: width as u32,
-        height: height as u32,
-        channels: kept as u32,
-        data: Vec::<u8>::try_from(bytes.view([-1]))?,
-        caption: String::new(),
-    })
 }
 
 #[cfg(test)]
