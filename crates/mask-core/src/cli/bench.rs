@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Changes, Compute, say, say_json, session_or_noise};
 use crate::data::{Ask, Front, Order, prepare, to_device};
 use crate::method::Step;
-use crate::run::{Register, Resolved, Session, machine};
+use crate::run::{Register, Resolved, Session, machine, operations};
 use crate::schedule::Clock;
 use crate::train::{Optimiser, OptimiserConfig, Precision, learn};
 use crate::{Error, Named, Result};
@@ -158,17 +158,6 @@ impl Bench {
         }
         Ok(Steps { seconds, processor, flops })
     }
-}
-
-fn operations(session: &Session, items: &[crate::data::Item]) -> Option<f64> {
-    let mut total = 0.0;
-    for view in items.iter().flat_map(|item| &item.views) {
-        if let Some(crate::plan::Draft::Ready(plan)) = &view.draft {
-            let queried: usize = plan.queried.iter().map(Vec::len).sum();
-            total += session.method.flops(plan.seen.len() as f64, queried as f64)?;
-        }
-    }
-    Some(total)
 }
 
 /// Plans and whole samples that the loader makes in a second.
