@@ -73,6 +73,9 @@ pub enum Error {
         /// What was saved, where.
         checkpoint: String,
     },
+    /// Ctrl-C or SIGTERM in work of several runs, after each of them saved its state.
+    #[error("interrupted; {0}")]
+    Halted(String),
     /// libtorch refused an operation: a defect of ours unless a caller turned it into something better.
     #[error("libtorch: {0}")]
     Torch(String),
@@ -115,7 +118,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { .. } | Self::Halted(_) => 130,
             Self::Torch(_) | Self::Defect(_) => 70,
             _ => 2,
         }

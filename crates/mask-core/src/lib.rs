@@ -23,6 +23,7 @@ pub mod run;
 pub mod sampler;
 pub mod schedule;
 pub mod store;
+pub mod table;
 pub mod train;
 
 pub use error::{Error, Result};

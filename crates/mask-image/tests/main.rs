@@ -16,3 +16,5 @@ mod faults;
 mod keys;
 #[path = "main/resume.rs"]
 mod resume;
+#[path = "main/table.rs"]
+mod table;

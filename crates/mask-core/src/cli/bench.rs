@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Changes, Compute, say, say_json, session_or_noise};
 use crate::data::{Ask, Front, Order, prepare, to_device};
 use crate::method::Step;
-use crate::run::{Register, Resolved, Session, machine};
+use crate::run::{Register, Resolved, Session, machine, operations};
 use crate::schedule::Clock;
 use crate::train::{Optimiser, OptimiserConfig, Precision, learn};
 use crate::{Error, Named, Result};
@@ -159,14 +159,6 @@ impl Bench {
         }
         Ok(Steps { seconds, processor, flops })
     }
-}
-
-fn operations(session: &Session, items: &[crate::data::Item]) -> Option<f64> {
-    let of = |item: &crate::data::Item| {
-        let sum = |which: usize| item.views.iter().map(|view| view.tokens()[which]).sum::<f64>();
-        session.method.flops(sum(0), sum(1))
-    };
-    items.iter().map(of).sum()
 }
 
 /// Plans and whole samples that the loader makes in a second.

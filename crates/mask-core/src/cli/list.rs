@@ -3,18 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{say, say_json};
-use crate::Result;
 use crate::method::Card;
 use crate::run::Register;
 use crate::sampler::SamplerConfig;
+use crate::table::{self, Scale, Table, Verdict};
+use crate::{Named, Result};
 
 #[derive(Serialize)]
 struct State {
     golden: bool,
     trained: bool,
-    claim: &'static str,
+    claim: Verdict,
 }
 
 #[derive(Serialize)]
@@ -25,7 +27,33 @@ struct Line<'a> {
     ledger: &'a [u32],
     recipes: Vec<PathBuf>,
     state: State,
-    claims: std::collections::BTreeMap<String, String>,
+    claims: Map<String, Value>,
+}
+
+/// What the tables of a method found: its main claim's verdict, and all claims by `table: claim` in their order.
+#[derive(Default)]
+struct Found {
+    trained: bool,
+    claim: Option<Verdict>,
+    claims: Map<String, Value>,
+}
+
+/// Reads all tables of a modality, and gives what they say of each method.
+fn found(register: &Register) -> Result<Named<Found>> {
+    let mut methods = Named::<Found>::new();
+    for name in table::tables(register) {
+        let file = Table::read(register, &table::find(register, &name)?)?;
+        let results = table::results(register, &name, Scale::Mini)?;
+        let found = methods.entry(file.config.method.clone()).or_default();
+        found.trained |= results.is_some();
+        for claim in &file.config.claims {
+            let known = results.iter().flat_map(|results| &results.claims).find(|known| known.name == claim.name);
+            let verdict = known.map_or(Verdict::Untested, |known| known.verdict);
+            found.claim.get_or_insert(verdict);
+            found.claims.insert(format!("{name}: {}", claim.name), verdict.word().into());
+        }
+    }
+    Ok(methods)
 }
 
 /// Recipes of a method: `<name>.yaml`, `<name>.paper.yaml` and their like.
@@ -42,9 +70,8 @@ fn recipes(folder: &Path, name: &str) -> Vec<PathBuf> {
     found
 }
 
-fn line<'a>(register: &Register, card: &'a Card) -> Line<'a> {
+fn line<'a>(register: &Register, card: &'a Card, found: Found) -> Line<'a> {
     let folder = Path::new("experiments").join(register.modality);
-    let results = folder.join("results").join(format!("{}.json", card.name));
     // The index of golden folders has a line `folder: method`.
     let golden = register.golden.lines().filter_map(|line| line.split_once(':')).any(|(_, m)| m.trim() == card.name);
     Line {
@@ -53,13 +80,16 @@ fn line<'a>(register: &Register, card: &'a Card) -> Line<'a> {
         arxiv: card.arxiv,
         ledger: card.ledger,
         recipes: recipes(&folder, card.name),
-        state: State { golden, trained: results.is_file(), claim: "untested" },
-        claims: Default::default(),
+        state: State { golden, trained: found.trained, claim: found.claim.unwrap_or(Verdict::Untested) },
+        claims: found.claims,
     }
 }
 
 pub(super) fn list(register: &Register, json: bool) -> Result<()> {
-    let lines: Vec<Line<'_>> = register.methods.iter().map(|entry| line(register, &entry.card)).collect();
+    let mut found = found(register)?;
+    let mut of = |name: &str| found.remove(name).unwrap_or_default();
+    let lines: Vec<Line<'_>> =
+        register.methods.iter().map(|entry| line(register, &entry.card, of(entry.card.name))).collect();
     if json {
         return say_json(&lines);
     }
@@ -75,6 +105,9 @@ pub(super) fn list(register: &Register, json: bool) -> Result<()> {
         say(format_args!("    {}", entry.card.summary));
         for recipe in &line.recipes {
             say(format_args!("    {}", recipe.display()));
+        }
+        for (claim, verdict) in &line.claims {
+            say(format_args!("    {claim}: {}", verdict.as_str().unwrap_or_default()));
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ mod doctor;
 mod list;
 mod look;
 mod measure;
+mod table;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -50,6 +51,8 @@ enum Verb {
     Masks(look::Masks),
     /// Runs a Hugging Face folder on given tensors
     Forward(measure::Forward),
+    /// Runs a table: arms over seeds, a verdict for each claim, beside the paper's figures
+    Table(table::TableVerb),
     /// What libtorch, CUDA, FFmpeg, threads and data are found
     Doctor,
     /// Seconds a step, operations, memory, and rates of samplers and loader
@@ -223,6 +226,7 @@ fn run(register: &Register, verb: Verb, cuda: &mask_torch::CudaLibrary) -> Resul
         Verb::Show(arguments) => arguments.run(register),
         Verb::Masks(arguments) => arguments.run(register),
         Verb::Forward(arguments) => arguments.run(register),
+        Verb::Table(arguments) => arguments.run(register),
         Verb::Doctor => doctor::doctor(register, cuda),
         Verb::Bench(arguments) => arguments.run(register),
     }

@@ -7,6 +7,7 @@ mod axis;
 mod bars;
 mod chart;
 mod compare;
+mod dots;
 mod events;
 mod font;
 mod metrics;
@@ -17,6 +18,7 @@ mod view;
 
 pub use bars::{Bar, BarChart};
 pub use chart::{Line, LineChart};
+pub use dots::{DotChart, DotRow};
 pub use events::Events;
 pub use metrics::Metrics;
 pub use page::{Baseline, Picture, Report, Run};

@@ -9,6 +9,7 @@ use tch::Device;
 
 use super::evaluate::{EvaluateConfig, Scores, held_out, score};
 use super::resolve::{Overrides, Register, Resolved};
+use super::result::{self, RANDOM};
 use super::summary;
 use crate::data::{Ask, Front, WorkLimits, prepare, to_device};
 use crate::method::{Method, Sheet, Split, Step};
@@ -123,8 +124,7 @@ impl Session {
         if baselines && !all.is_empty() {
             let parameters = Parameters::new(self.device, self.resolved.config.seed);
             let fresh = self.resolved.method.build(&parameters)?;
-            let name = "random-initialised encoder";
-            let scores = score(name, fresh.encoder(), fronts, wanted, self.device, None)?;
+            let scores = score(RANDOM, fresh.encoder(), fronts, wanted, self.device, None)?;
             all.splice(1..1, scores);
         }
         Ok(all)
@@ -222,10 +222,10 @@ pub struct Pretrained {
 }
 
 /// A folder that no second run may use. The lock goes with the process, however it ends.
-struct Lock(#[expect(dead_code, reason = "holds the lock for as long as it lives")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "holds the lock for as long as it lives")] File);
 
 impl Lock {
-    fn take(folder: &Path) -> Result<Self> {
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(".lock");
         let file = File::create(&path).map_err(Error::io(&path, "making the lock"))?;
         match file.try_lock() {
@@ -280,13 +280,16 @@ fn old_folder(out: Option<&Path>, recipe: &Path) -> Result<PathBuf> {
     newest.map(|(_, name)| runs.join(name)).ok_or_else(|| Error::file(runs, problem))
 }
 
-/// The recipe of the folder must be that of the resumed run, but for keys that change no number.
-fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Result<()> {
+/// The keys in which a recipe differs from that of a run's folder, but for those that change no number.
+pub(crate) fn changed_keys(folder: &Path, register: &Register, resolved: &Resolved) -> Result<Vec<String>> {
     let old = Resolved::read(register, folder, &Overrides::default())?;
-    let changed: Vec<String> = differences(&old.value, &resolved.value)
-        .into_iter()
-        .filter(|key| !TrainConfig::FREE.contains(&key.as_str()))
-        .collect();
+    let changed = differences(&old.value, &resolved.value);
+    Ok(changed.into_iter().filter(|key| !TrainConfig::FREE.contains(&key.as_str())).collect())
+}
+
+/// The recipe of the folder must be that of the resumed run.
+fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Result<()> {
+    let changed = changed_keys(folder, register, resolved)?;
     if changed.is_empty() {
         return Ok(());
     }
@@ -383,5 +386,6 @@ fn train(
     }
     let scores = session.scores(&session.resolved.config.evaluate, true)?;
     let report = summary::write(&session, &folder, &trained, &scores)?;
+    result::write(&session, &folder, &scores, options.threads)?;
     Ok(Pretrained { folder, trained, scores, report: Some(report) })
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mask_core::run::RunResult;
 use mask_core::store;
 use serde_json::Value;
 use tch::Kind;
@@ -46,8 +47,16 @@ fn list_names_each_method_with_its_recipes() {
 #[test]
 fn pretrain_writes_all_that_it_promises() {
     let run = &*RUN;
-    let wanted = [".lock", "checkpoints", "events", "metrics.jsonl", "recipe.yaml", "report.html", "timing.jsonl"];
-    assert_eq!(names(run), wanted);
+    let files = ["metrics.jsonl", "recipe.yaml", "report.html", "result.json", "timing.jsonl"];
+    assert_eq!(names(run), [&[".lock", "checkpoints", "events"], &files[..]].concat());
+    let result = RunResult::read(run).expect("the result");
+    assert_eq!((result.method.as_str(), result.seed, result.steps), ("mae", 0, 4));
+    for name in ["linear", "knn", "held_out", "loss"] {
+        assert!(result.metric(name).flatten().is_some(), "{name}: {result:?}");
+    }
+    assert_eq!(result.history["knn"].len(), 2);
+    assert_eq!(result.baselines.keys().collect::<Vec<_>>(), ["random-initialised encoder", "raw pixels"]);
+    assert!(result.seconds > 0.0 && result.flops.is_some_and(|flops| flops > 0.0), "{result:?}");
     let steps = ["best.safetensors", "last.safetensors", "step-00000002.safetensors", "step-00000004.safetensors"];
     assert_eq!(names(&run.join("checkpoints")), steps);
     assert_eq!(names(&run.join("events")).len(), 1);
@@ -278,7 +287,7 @@ fn help_and_version_are_no_errors() {
     let version = done(&mut mask(["--version"]));
     assert_eq!(version.trim(), format!("mask-image {}", env!("CARGO_PKG_VERSION")));
     let help = done(&mut mask(["--help"]));
-    for verb in ["list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "doctor", "bench"] {
+    for verb in ["list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "table", "doctor", "bench"] {
         assert!(help.contains(verb), "{help}");
         assert!(done(&mut mask([verb, "--help"])).contains("Usage: "));
     }
