@@ -25,6 +25,8 @@ pub enum Purpose {
     Evaluate = 6,
     /// What libtorch's own generators are re-seeded with before a forward: keyed (seed, step, micro-step and rank).
     Forward = 7,
+    /// What a sample that is made from others is put together of: keyed (seed, part of the data, sample).
+    Compose = 8,
 }
 
 /// A stream of random numbers.

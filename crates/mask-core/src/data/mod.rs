@@ -77,6 +77,15 @@ pub struct Ask<'a> {
     pub grid: Option<&'a Grid>,
 }
 
+/// Classes of the positions of a sample, where its data says what lies where.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PositionLabels {
+    /// `[L]`: the class that covers at least half of a position, plus 1; 0 where none does (the background).
+    pub classes: Vec<u32>,
+    /// `[L]`: the share of a position that is not background.
+    pub shares: Vec<f32>,
+}
+
 /// The loader's half of a method: which samples there are, their plans, their values. Knows its modality, no tensor.
 pub trait Front: Send + Sync {
     /// Samples.
@@ -103,6 +112,15 @@ pub trait Front: Send + Sync {
     fn label(&self, id: u64) -> Option<u32> {
         let _ = id;
         None
+    }
+
+    /// Classes of the positions of a sample as evaluation reads it, where the data says what lies where.
+    ///
+    /// # Errors
+    /// A sample that can't be read.
+    fn position_labels(&self, id: u64) -> Result<Option<PositionLabels>> {
+        let _ = id;
+        Ok(None)
     }
 
     /// Names of the classes.

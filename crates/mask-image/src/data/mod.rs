@@ -11,6 +11,7 @@
 //! ```
 
 mod augment;
+mod compose;
 mod crop;
 mod crops;
 mod decode;
@@ -22,6 +23,7 @@ mod resize;
 mod source;
 
 pub use augment::{Augment, normalise};
+pub use compose::{Composed, ComposedConfig, Part};
 pub use crop::{Draw, RandomResized};
 pub use crops::MultiCrop;
 pub use decode::decode;
