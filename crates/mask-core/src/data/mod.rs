@@ -1,6 +1,7 @@
 //! From a data set to batches: fronts, which know a modality, and the loader, which doesn't.
 
 mod loader;
+mod mix;
 
 use ndarray::ArrayD;
 
@@ -10,6 +11,7 @@ use crate::schedule::Clock;
 use crate::{Named, Result};
 
 pub use loader::{Loader, Order, Prepared, WorkLimits, prepare, to_device};
+pub use mix::{MixConfig, Mixing};
 
 /// Numbers of one sample on their way to a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +109,15 @@ pub trait Front: Send + Sync {
     /// # Errors
     /// A sample that can't be read; the loader counts and skips it, or stops where the recipe is `strict`.
     fn fill(&self, item: &mut Item, ask: &Ask<'_>) -> Result<()>;
+
+    /// Rules over a whole global batch that need values, as the mixing of samples; after all of them were filled.
+    ///
+    /// # Errors
+    /// Values that don't fit together.
+    fn finish(&self, items: &mut [Item], ask: &Ask<'_>) -> Result<()> {
+        let _ = (items, ask);
+        Ok(())
+    }
 
     /// The class of a sample, where the data has classes.
     fn label(&self, id: u64) -> Option<u32> {

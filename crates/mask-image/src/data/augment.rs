@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     crop::{Draw, RandomResized, centre},
+    erase::erase,
     raster::{Area, MAX_SIDE, Raster},
     resize::{Interpolation, resize, resize_window},
 };
@@ -32,6 +33,8 @@ pub struct Augment {
     pub interpolation: Interpolation,
     /// Probability of a flip left to right in training.
     pub flip: f64,
+    /// Probability that a rectangle of 2 to 33 % of the area becomes noise in training (random erasing).
+    pub erase: f64,
     /// Mean of each channel, of values from 0 to 1.
     pub mean: Vec<f64>,
     /// Standard deviation of each channel, of values from 0 to 1.
@@ -47,6 +50,7 @@ impl Default for Augment {
             centre: Some(0.875),
             interpolation: Interpolation::Bicubic,
             flip: 0.5,
+            erase: 0.0,
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
         }
@@ -67,8 +71,10 @@ impl Augment {
         if let Some(share) = self.centre.filter(|share| !(0.01..=1.0).contains(share)) {
             return problem("centre", format!("{share} is no share of a side: 0.01 to 1"));
         }
-        if !(0.0..=1.0).contains(&self.flip) {
-            return problem("flip", format!("{} is no probability: 0 to 1", self.flip));
+        for (key, share) in [("flip", self.flip), ("erase", self.erase)] {
+            if !(0.0..=1.0).contains(&share) {
+                return problem(key, format!("{share} is no probability: 0 to 1"));
+            }
         }
         if self.mean.is_empty() || self.mean.len() != self.std.len() {
             let (mean, std) = (self.mean.len(), self.std.len());
@@ -139,7 +145,9 @@ impl Augment {
         };
         // Drawn whatever the probability, so that changing it leaves the draws that follow alone.
         let view = if draw.uniform() < self.flip { Cow::Owned(view.into_owned().flip()) } else { view };
-        normalise(&view, &self.mean, &self.std, out)
+        normalise(&view, &self.mean, &self.std, out)?;
+        erase(out, [self.channels(), self.size[0], self.size[1]], self.erase, draw);
+        Ok(())
     }
 
     /// As [`Self::eval`], into a row of a batch; `out` holds [`Self::len`] values.

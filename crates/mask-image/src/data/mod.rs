@@ -15,6 +15,7 @@ mod compose;
 mod crop;
 mod crops;
 mod decode;
+mod erase;
 mod folder;
 mod front;
 mod idx;
