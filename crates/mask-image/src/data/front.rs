@@ -361,7 +361,8 @@ impl Front for ImageFront {
     fn position_labels(&self, id: u64) -> Result<Option<PositionLabels>> {
         let Some(source) = &self.source else { return Ok(None) };
         let Some(regions) = source.regions(self.index(id))? else { return Ok(None) };
-        let (regions, grid) = (self.augment.regions(&regions)?, self.layout.grid()?.as_plane()?);
+        let view = self.first()?;
+        let (regions, grid) = (view.augment.regions(&regions)?, view.layout.grid()?.as_plane()?);
         let sides = [regions.height() / grid[0], regions.width() / grid[1]];
         let classes = self.classes().len();
         let (mut labels, area) = (PositionLabels::default(), sides[0] * sides[1]);
