@@ -9,6 +9,7 @@ pub const REGISTER: Register = Register {
     modality: "audio",
     raw: "raw samples",
     methods: &[],
+    tasks: &[],
     families: &[],
     golden: "",
 };

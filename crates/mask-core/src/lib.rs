@@ -13,6 +13,7 @@ mod torch;
 pub mod cli;
 pub mod data;
 pub mod eval;
+pub mod finetune;
 pub mod hub;
 pub mod method;
 pub mod nn;

@@ -512,6 +512,15 @@ pub trait Method {
         None
     }
 
+    /// Logits of the classes [B, classes], where the method tells classes apart.
+    ///
+    /// # Errors
+    /// A batch that doesn't fit.
+    fn classify(&self, batch: &Batch, step: &Step<'_>) -> Result<Option<Tensor>> {
+        let _ = (batch, step);
+        Ok(None)
+    }
+
     /// What to look at: original, hidden, answer.
     ///
     /// # Errors

@@ -25,6 +25,10 @@ pub enum Purpose {
     Evaluate = 6,
     /// What libtorch's own generators are re-seeded with before a forward: keyed (seed, step, micro-step and rank).
     Forward = 7,
+    /// What a sample that is made from others is put together of: keyed (seed, part of the data, sample).
+    Compose = 8,
+    /// How the samples of a step are mixed: keyed (seed, step, 0).
+    Mix = 9,
 }
 
 /// A stream of random numbers.
@@ -90,6 +94,31 @@ impl Stream {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// Beta with parameters above 0, from two gammas.
+    pub fn beta(&mut self, a: f64, b: f64) -> f64 {
+        let (x, y) = (self.gamma(a), self.gamma(b));
+        // Both vanish where the parameters are tiny; the law is a coin then.
+        if x + y > 0.0 { x / (x + y) } else { (self.uniform() * 2.0).floor() }
+    }
+
+    /// Gamma of a shape above 0 (Marsaglia and Tsang 2000).
+    fn gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            let lift = (1.0 - self.uniform()).powf(1.0 / shape);
+            return self.gamma(shape + 1.0) * lift;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            let u = 1.0 - self.uniform();
+            if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return d * v;
+            }
+        }
+    }
+
     /// A uniform permutation of 0..n (Fisher-Yates).
     pub fn permutation(&mut self, n: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();
@@ -145,6 +174,23 @@ mod tests {
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
         assert!(mean.abs() < 0.012 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+
+    /// Mean a / (a + b), variance ab / ((a + b)^2 (a + b + 1)).
+    #[test]
+    fn beta_has_its_moments() {
+        for (a, b) in [(0.8, 0.8), (1.0, 1.0), (0.2, 0.2), (2.0, 5.0)] {
+            let mut stream = Stream::new(3);
+            let draws: Vec<f64> = (0..100_000).map(|_| stream.beta(a, b)).collect();
+            let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+            let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+            let wanted = [a / (a + b), a * b / ((a + b).powi(2) * (a + b + 1.0))];
+            assert!(
+                (mean - wanted[0]).abs() < 0.005 && (variance / wanted[1] - 1.0).abs() < 0.02,
+                "{a} {mean} {variance}"
+            );
+        }
+        assert!((0..100).all(|_| [0.0, 1.0].contains(&Stream::new(1).beta(1e-300, 1e-300))));
     }
 
     proptest! {

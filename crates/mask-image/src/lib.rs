@@ -3,6 +3,7 @@
 //! A method and its paper: [`method`]. Its parts: [`mask_core`]. Your own data: [`data`]. Numbers: `experiments/`.
 
 pub mod data;
+pub mod finetune;
 pub mod method;
 pub mod model;
 mod picture;
@@ -22,6 +23,7 @@ pub const REGISTER: Register = Register {
         attmask: method::AttMaskConfig,
         hpm: method::HpmConfig,
     },
+    tasks: mask_core::methods! { classify: finetune::ClassifyConfig },
     golden: include_str!("../tests/golden/index.yaml"),
     families: &[&model::VIT_MAE, &model::VIT],
 };

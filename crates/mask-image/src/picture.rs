@@ -22,6 +22,15 @@ pub(crate) fn panel(image: &Tensor, colours: &Tensor) -> Result<Panel> {
     })
 }
 
+/// The images of a view as the model reads them, a panel a sample.
+///
+/// # Errors
+/// A view without images.
+pub(crate) fn panels(view: &View) -> Result<Vec<Panel>> {
+    let (pixels, colours) = (view.input("pixels")?, view.input("colours")?); // [B, C, H, W], [B, 2, C]
+    (0..pixels.size()[0]).map(|row| panel(&pixels.get(row), &colours.get(row))).collect()
+}
+
 /// Each view, the scores of its positions [B, L] as brightness, and what is left of it where positions are hidden: a row
 /// a sample, the views side by side.
 ///

@@ -9,6 +9,7 @@ pub const REGISTER: Register = Register {
     modality: "speech",
     raw: "raw samples",
     methods: &[],
+    tasks: &[],
     families: &[],
     golden: "",
 };

@@ -9,6 +9,7 @@ pub const REGISTER: Register = Register {
     modality: "text",
     raw: "raw text",
     methods: &[],
+    tasks: &[],
     families: &[],
     golden: "",
 };

@@ -9,6 +9,7 @@ pub const REGISTER: Register = Register {
     modality: "video",
     raw: "raw pixels",
     methods: &[],
+    tasks: &[],
     families: &[],
     golden: "",
 };

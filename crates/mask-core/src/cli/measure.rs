@@ -6,9 +6,11 @@ use clap::Args;
 use tch::{Device, Tensor};
 
 use super::{Changes, Compute, say, say_json};
+use crate::eval::{AttentiveConfig, DenseConfig};
 use crate::method::{Encoder, Pool, Split};
 use crate::run::{
-    Embedded, EvaluateConfig, KnnConfig, LinearConfig, Register, Scores, Session, embed, held_out, score,
+    Embedded, EvaluateConfig, FinetuneConfig, KnnConfig, LinearConfig, Register, Scores, Session, Work, embed,
+    held_out, score,
 };
 use crate::{Error, Named, Result, hub, store};
 
@@ -26,8 +28,9 @@ pub(super) struct Probe {
     /// Labelled data to test it on, with --hf
     #[arg(long)]
     test: Option<PathBuf>,
-    /// linear, knn or both
-    #[arg(long, value_delimiter = ',', default_value = "linear,knn", value_parser = ["linear", "knn"])]
+    /// Which probes, commas between
+    #[arg(long, value_delimiter = ',', default_value = "linear,knn",
+          value_parser = ["linear", "knn", "attentive", "dense", "finetune"])]
     kind: Vec<String>,
     /// Also a random-initialised encoder and the raw samples
     #[arg(long)]
@@ -44,18 +47,32 @@ pub(super) struct Probe {
 impl Probe {
     /// The recipe's own settings of the wanted kinds, else the usual ones.
     fn wanted(&self, own: &[EvaluateConfig]) -> Vec<EvaluateConfig> {
-        let usual = [EvaluateConfig::Linear(LinearConfig::default()), EvaluateConfig::Knn(KnnConfig::default())];
+        let usual = [
+            EvaluateConfig::Linear(LinearConfig::default()),
+            EvaluateConfig::Knn(KnnConfig::default()),
+            EvaluateConfig::Attentive(AttentiveConfig::default()),
+            EvaluateConfig::Dense(DenseConfig::default()),
+            EvaluateConfig::Finetune(FinetuneConfig::default()),
+        ];
         let of = |kind: &String| own.iter().chain(&usual).find(|config| config.kind() == kind).cloned();
         self.kind.iter().filter_map(of).collect()
     }
 
     pub(super) fn run(self, register: &Register) -> Result<()> {
-        self.compute.start();
+        let threads = self.compute.start();
         let device = self.compute.device;
         let scores = match (&self.run, &self.hf, &self.train, &self.test) {
             (Some(run), ..) => {
                 let (session, _) = Session::open(register, run, &self.changes.overrides(), device)?;
-                session.scores(&self.wanted(&session.resolved.config.evaluate), self.baselines)?
+                let wanted = self.wanted(&session.resolved.config.evaluate);
+                // A probe leaves its run as it was.
+                let folder = std::env::temp_dir().join(format!("mask-probe-{}", std::process::id()));
+                let scores = session.scores(&wanted, self.baselines, &Work { folder: folder.clone(), threads });
+                let _ = std::fs::remove_dir_all(&folder);
+                scores?
+            }
+            (None, Some(_), ..) if self.kind.iter().any(|kind| kind == "finetune") => {
+                return Err(Error::value("--kind finetune", "trains the encoder of a run, not one of a folder"));
             }
             (None, Some(hf), Some(train), Some(test)) => {
                 let hosted = open_hosted(register, hf, device)?;
@@ -67,7 +84,7 @@ impl Probe {
             _ => return Err(Error::value("probe", "takes a run, or --hf with --train and --test")),
         };
         if scores.is_empty() {
-            return Err(Error::value("probe", "the data has no classes, so there is nothing to probe"));
+            return Err(Error::value("probe", "the data has no classes that these probes learn"));
         }
         if self.json {
             return say_json(&scores);
@@ -88,12 +105,16 @@ fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box
 /// A table of accuracies.
 pub(super) fn print_scores(scores: &[Scores]) {
     let Some(first) = scores.first() else { return };
-    let head: Vec<String> = first.scores.iter().map(|score| format!("{:>14}", title(score.kind))).collect();
+    let kinds: Vec<&str> = first.scores.iter().map(|score| score.kind).collect();
+    let head: Vec<String> = kinds.iter().map(|kind| format!("{:>14}", title(kind))).collect();
     say(format_args!("{:28}{}", "accuracy", head.join("")));
     for row in scores {
-        let cells: Vec<String> =
-            row.scores.iter().map(|score| format!("{:>14}", format!("{:.1} %", 100.0 * score.accuracy))).collect();
-        say(format_args!("{:28}{}", row.encoder, cells.join("")));
+        // Not everything can be measured of every encoder.
+        let cell = |kind: &&str| {
+            let score = row.scores.iter().find(|score| score.kind == *kind);
+            format!("{:>14}", score.map_or("-".to_owned(), |score| format!("{:.1} %", 100.0 * score.accuracy)))
+        };
+        say(format_args!("{:28}{}", row.encoder, kinds.iter().map(cell).collect::<String>()));
     }
 }
 
@@ -101,6 +122,8 @@ fn title(kind: &str) -> &str {
     match kind {
         "linear" => "linear probe",
         "knn" => "kNN",
+        "dense" => "dense, mIoU",
+        "dense_accuracy" => "dense",
         other => other,
     }
 }

@@ -100,6 +100,7 @@ pub fn prepare(front: &dyn Front, ids: &[u64], ask: &Ask<'_>) -> Result<Prepared
         let first = skipped.first().cloned().unwrap_or_default();
         return Err(Error::value("data", format!("no sample of a batch of {} could be read: {first}", ids.len())));
     }
+    front.finish(&mut items, ask)?;
     let totals = count(&items);
     Ok(Prepared { step: ask.clock.step, items, totals, skipped })
 }

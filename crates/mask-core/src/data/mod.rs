@@ -1,6 +1,7 @@
 //! From a data set to batches: fronts, which know a modality, and the loader, which doesn't.
 
 mod loader;
+mod mix;
 
 use ndarray::ArrayD;
 
@@ -10,6 +11,7 @@ use crate::schedule::Clock;
 use crate::{Named, Result};
 
 pub use loader::{Loader, Order, Prepared, WorkLimits, prepare, to_device};
+pub use mix::{MixConfig, Mixing};
 
 /// Numbers of one sample on their way to a tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +79,15 @@ pub struct Ask<'a> {
     pub grid: Option<&'a Grid>,
 }
 
+/// Classes of the positions of a sample, where its data says what lies where.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PositionLabels {
+    /// `[L]`: the class that covers at least half of a position, plus 1; 0 where none does (the background).
+    pub classes: Vec<u32>,
+    /// `[L]`: the share of a position that is not background.
+    pub shares: Vec<f32>,
+}
+
 /// The loader's half of a method: which samples there are, their plans, their values. Knows its modality, no tensor.
 pub trait Front: Send + Sync {
     /// Samples.
@@ -99,10 +110,28 @@ pub trait Front: Send + Sync {
     /// A sample that can't be read; the loader counts and skips it, or stops where the recipe is `strict`.
     fn fill(&self, item: &mut Item, ask: &Ask<'_>) -> Result<()>;
 
+    /// Rules over a whole global batch that need values, as the mixing of samples; after all of them were filled.
+    ///
+    /// # Errors
+    /// Values that don't fit together.
+    fn finish(&self, items: &mut [Item], ask: &Ask<'_>) -> Result<()> {
+        let _ = (items, ask);
+        Ok(())
+    }
+
     /// The class of a sample, where the data has classes.
     fn label(&self, id: u64) -> Option<u32> {
         let _ = id;
         None
+    }
+
+    /// Classes of the positions of a sample as evaluation reads it, where the data says what lies where.
+    ///
+    /// # Errors
+    /// A sample that can't be read.
+    fn position_labels(&self, id: u64) -> Result<Option<PositionLabels>> {
+        let _ = id;
+        Ok(None)
     }
 
     /// Names of the classes.

@@ -46,6 +46,17 @@ pub fn linear_probe(
     test_labels: &[u32],
     validation: &[usize],
 ) -> Result<ProbeResult> {
+    fit(train, train_labels, test, test_labels, validation).map(|(_, result)| result)
+}
+
+/// As [`linear_probe`], with what it says of each test row.
+pub(super) fn fit(
+    train: &Tensor,
+    train_labels: &[u32],
+    test: &Tensor,
+    test_labels: &[u32],
+    validation: &[usize],
+) -> Result<(Vec<u32>, ProbeResult)> {
     check((train, train_labels), (test, test_labels))?;
     if let [class] = classes(train_labels)[..] {
         let problem = format!("all training rows are of class {class}; a probe needs at least two classes");
@@ -84,8 +95,10 @@ pub fn linear_probe(
             }
         }
         let fit = all.fit(l2, start);
-        let (accuracy, classes) = count(&all.predict(&fit.at, &test)?, test_labels);
-        Ok(ProbeResult { accuracy, l2, validation, iterations: fit.iterations, converged: fit.converged, classes })
+        let predicted = all.predict(&fit.at, &test)?;
+        let (accuracy, classes) = count(&predicted, test_labels);
+        let (iterations, converged) = (fit.iterations, fit.converged);
+        Ok((predicted, ProbeResult { accuracy, l2, validation, iterations, converged, classes }))
     })
 }
 

@@ -3,14 +3,20 @@
 //! | probe | what it is |
 //! | --- | --- |
 //! | [`linear_probe`] | multinomial logistic regression on standardised features, its penalty the best of five |
+//! | [`attentive_probe`] | a learned query looks at all tokens, then a linear map; the best of a few rates |
+//! | [`dense_probe`] | the linear probe with a row a position: mean intersection over union |
 //! | [`knn()`] | vote of the nearest rows in cosine similarity, weighted exp(similarity / temperature) |
 
+mod attentive;
+mod dense;
 mod knn;
 mod lbfgs;
 mod logistic;
 
 use tch::{Kind, Tensor};
 
+pub use attentive::{AttentiveConfig, AttentiveResult, Tokens, attentive_probe};
+pub use dense::{DenseConfig, DenseResult, dense_probe};
 pub use knn::{KnnResult, knn};
 pub use logistic::{L2, ProbeResult, linear_probe};
 

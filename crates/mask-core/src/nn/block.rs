@@ -32,6 +32,8 @@ pub struct StackConfig {
     pub mlp: i64,
     /// Where the norms stand.
     pub norm: NormPlace,
+    /// Whether a norm follows the last block, where the norms stand in front.
+    pub final_norm: bool,
     /// Epsilon of the norms.
     pub norm_eps: f64,
     /// Non-linearity of the feed-forward branch.
@@ -58,6 +60,7 @@ impl StackConfig {
             heads,
             mlp: 4 * width,
             norm: NormPlace::Pre,
+            final_norm: true,
             norm_eps: 1e-6,
             activation: Activation::Gelu,
             qkv_bias: QkvBias::Full,
@@ -197,8 +200,10 @@ impl Stack {
         Ok(Self {
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
             norm: match config.norm {
-                NormPlace::Pre => Some(LayerNorm::new(&last.enter("norm"), config.width, config.norm_eps)?),
-                NormPlace::Post => None,
+                NormPlace::Pre if config.final_norm => {
+                    Some(LayerNorm::new(&last.enter("norm"), config.width, config.norm_eps)?)
+                }
+                _ => None,
             },
             width: config.width,
         })

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum Positions {
     /// A fixed sine and cosine table; the class token's row is 0.
     SinCos,
+    /// The same table at first, trained: as MAE is fine-tuned.
+    TrainedSinCos,
     /// A trained table; the class token has a row of its own.
     Learned,
     /// No table (a relative bias may stand in).
@@ -36,11 +38,13 @@ impl Positions {
         decays: bool,
     ) -> Result<Option<Tensor>> {
         let rows = grid.len() as i64 + prefix;
+        let sines = || {
+            let head = Tensor::zeros([prefix, width], (Kind::Float, tch::Device::Cpu));
+            Ok::<_, Error>(Tensor::cat(&[head, sin_cos(grid, width)?], 0))
+        };
         Ok(match self {
-            Self::SinCos => {
-                let head = Tensor::zeros([prefix, width], (Kind::Float, tch::Device::Cpu));
-                Some(at.table("positions", Tensor::cat(&[head, sin_cos(grid, width)?], 0))?)
-            }
+            Self::SinCos => Some(at.table("positions", sines()?)?),
+            Self::TrainedSinCos => Some(at.plain_from("positions", sines()?)?),
             Self::Learned if decays => Some(at.weight("positions", &[rows, width], init.token())?),
             Self::Learned => Some(at.plain("positions", &[rows, width], init.token())?),
             Self::None => None,

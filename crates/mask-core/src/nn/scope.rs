@@ -321,6 +321,14 @@ impl Scope {
         self.made(name, shape, init, false)
     }
 
+    /// As [`Scope::plain`], starting at given values.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn plain_from(&self, name: &str, values: Tensor) -> Result<Tensor> {
+        self.add(name, values.to_kind(Kind::Float), false, true)
+    }
+
     /// A table that is not trained, but kept with the weights.
     ///
     /// # Errors

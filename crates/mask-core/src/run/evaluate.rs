@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::finetune::FinetuneConfig;
+use super::tokens;
 use crate::data::{Ask, Front, prepare, to_device};
-use crate::eval::{knn, linear_probe};
+use crate::eval::{AttentiveConfig, DenseConfig, knn, linear_probe};
 use crate::method::{Encoder, Method, Pool, Step, Want};
 use crate::schedule::Clock;
 use crate::stream::{Purpose, Stream};
@@ -12,10 +14,10 @@ use crate::train::Progress;
 use crate::{Error, Named, Result};
 
 /// Samples that go through a model at once in evaluation.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// The seed of everything in evaluation, so that runs of all seeds see the same masks and rows.
-const SEED: u64 = 0;
+pub(super) const SEED: u64 = 0;
 
 /// Recipe keys of the held-out loss.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,22 @@ impl Default for LinearConfig {
     }
 }
 
+/// Recipe keys of the accuracy of a model that names classes itself, as a fine-tuned one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Top1Config {
+    /// Every so many steps, and at the end; 0 = only at the end.
+    pub every: u64,
+    /// Held-out samples, at most.
+    pub samples: u64,
+}
+
+impl Default for Top1Config {
+    fn default() -> Self {
+        Self { every: 200, samples: 5000 }
+    }
+}
+
 crate::tagged! {
     /// What is measured. Probes need classes and are left out where the data has none.
     pub enum EvaluateConfig {
@@ -84,11 +102,25 @@ crate::tagged! {
         knn => Knn(KnnConfig),
         /// Logistic regression, at the end.
         linear => Linear(LinearConfig),
+        /// A learned query over all tokens, then a linear map, at the end.
+        attentive => Attentive(AttentiveConfig),
+        /// Logistic regression on each token, where positions have classes: mean intersection over union, at the end.
+        dense => Dense(DenseConfig),
+        /// The whole encoder trained to classes, at the end: held-out accuracy.
+        finetune => Finetune(FinetuneConfig),
+        /// Held-out accuracy of a model that names classes.
+        top1 => Top1(Top1Config),
     }
 }
 
 impl EvaluateConfig {
-    /// All three.
+    /// Held-out loss and accuracy, for models that name classes.
+    #[must_use]
+    pub fn of_classes() -> Vec<Self> {
+        vec![Self::HeldOut(HeldOutConfig::default()), Self::Top1(Top1Config::default())]
+    }
+
+    /// Held-out loss, kNN and linear probe.
     #[must_use]
     pub fn usual() -> Vec<Self> {
         vec![
@@ -107,6 +139,10 @@ impl EvaluateConfig {
             Self::HeldOut(config) => (&[("samples", config.samples)], 1.0),
             Self::Knn(c) => (&[("train", c.train), ("test", c.test), ("k", c.k)], c.temperature),
             Self::Linear(config) => (&[("train", config.train), ("test", config.test)], 1.0),
+            Self::Dense(config) => (&[("train", config.train), ("test", config.test)], 1.0),
+            Self::Top1(config) => (&[("samples", config.samples)], 1.0),
+            Self::Attentive(config) => return config.check(),
+            Self::Finetune(config) => return config.check(),
         };
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(Error::value(*key, "0 is too small, it takes 1 or more"));
@@ -123,7 +159,8 @@ impl EvaluateConfig {
         match self {
             Self::HeldOut(config) => config.every,
             Self::Knn(config) => config.every,
-            Self::Linear(_) => 0,
+            Self::Top1(config) => config.every,
+            Self::Linear(_) | Self::Attentive(_) | Self::Dense(_) | Self::Finetune(_) => 0,
         }
     }
 }
@@ -147,6 +184,32 @@ pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64
         weight += count;
     }
     Ok(sum / weight.max(1e-300))
+}
+
+/// The share of held-out samples whose class a model names; none where it names none or the data has none.
+///
+/// # Errors
+/// Data that can't be read.
+pub fn top1(method: &dyn Method, front: &dyn Front, samples: u64, device: Device) -> Result<Option<Score>> {
+    let clock = Clock::at(0, 1, 1);
+    // Folders are sorted by class: the first samples would be of one.
+    let ids = rows(front, samples);
+    let (mut right, mut count) = (0, 0);
+    for ids in ids.chunks(CHUNK) {
+        let state = Named::new();
+        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
+        let prepared = prepare(front, ids, &ask)?;
+        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+        let step = Step { clock: &clock, train: false, micro: 0 };
+        let Some(logits) = tch::no_grad(|| method.classify(&batch, &step))? else { return Ok(None) };
+        let named = Vec::<i64>::try_from(logits.argmax(1, false))?;
+        for (item, named) in prepared.items.iter().zip(named) {
+            let Some(label) = front.label(item.id) else { return Ok(None) };
+            right += usize::from(named == i64::from(label));
+            count += 1;
+        }
+    }
+    Ok(Some(Score { kind: "top1", accuracy: right as f64 / f64::from(count.max(1)), train: 0, test: count as usize }))
 }
 
 /// Features of samples, with what is known about them.
@@ -232,9 +295,10 @@ pub fn embed(
 /// One measured number of an encoder.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// `linear` or `knn`.
+    /// What was measured, by its kind in recipes; `dense` is the mean intersection over union, `dense_accuracy` the
+    /// share of positions.
     pub kind: &'static str,
-    /// Accuracy, 0 to 1.
+    /// The number, 0 to 1: an accuracy but for `dense`.
     pub accuracy: f64,
     /// Training samples.
     pub train: usize,
@@ -252,7 +316,7 @@ pub struct Scores {
 }
 
 /// Rows of a data set by a permutation that never changes.
-fn rows(front: &dyn Front, count: u64) -> Vec<u64> {
+pub(super) fn rows(front: &dyn Front, count: u64) -> Vec<u64> {
     let order = Stream::keyed(SEED, Purpose::Evaluate, 0, 0).permutation(front.len() as usize);
     order.into_iter().take(count as usize).map(u64::from).collect()
 }
@@ -272,28 +336,30 @@ pub fn score(
     let (mut most, mut pools) = ([0, 0], Vec::new());
     for config in wanted {
         let (sizes, pool) = match config {
-            EvaluateConfig::HeldOut(_) => continue,
             EvaluateConfig::Knn(config) => ([config.train, config.test], config.of),
             EvaluateConfig::Linear(config) => ([config.train, config.test], config.of),
+            _ => continue,
         };
         most = [most[0].max(sizes[0]), most[1].max(sizes[1])];
         if !pools.contains(&pool) {
             pools.push(pool);
         }
     }
-    if pools.is_empty() || train.label(0).is_none() || test.label(0).is_none() {
-        return Ok(Vec::new());
+    let mut all = vec![Scores { encoder: name.to_owned(), scores: Vec::new() }];
+    if !pools.is_empty() && train.label(0).is_some() && test.label(0).is_some() {
+        let of = |front, count, what: &str| {
+            embed(encoder, front, &rows(front, count), device, Some(&format!("{name}: {what} features")), &pools)
+        };
+        let (bank, held) = (of(train, most[0], "training")?, of(test, most[1], "held-out")?);
+        let features = |e: &Embedded, pool| e.features.iter().find(|(p, _)| *p == pool).map(|(_, x)| x.shallow_clone());
+        all[0].scores = probe(&bank, &held, wanted, features)?;
+        if let Some(raw_name) = raw_name.filter(|_| bank.raw.is_some() && held.raw.is_some()) {
+            let scores = probe(&bank, &held, wanted, |e, _| e.raw.as_ref().map(Tensor::shallow_clone))?;
+            all.push(Scores { encoder: raw_name.to_owned(), scores });
+        }
     }
-    let of = |front, count, what: &str| {
-        embed(encoder, front, &rows(front, count), device, Some(&format!("{name}: {what} features")), &pools)
-    };
-    let (bank, held) = (of(train, most[0], "training")?, of(test, most[1], "held-out")?);
-    let features = |e: &Embedded, pool| e.features.iter().find(|(p, _)| *p == pool).map(|(_, x)| x.shallow_clone());
-    let mut all = vec![Scores { encoder: name.to_owned(), scores: probe(&bank, &held, wanted, features)? }];
-    if let Some(raw_name) = raw_name.filter(|_| bank.raw.is_some() && held.raw.is_some()) {
-        let scores = probe(&bank, &held, wanted, |e, _| e.raw.as_ref().map(Tensor::shallow_clone))?;
-        all.push(Scores { encoder: raw_name.to_owned(), scores });
-    }
+    all[0].scores.extend(tokens::scores(encoder, [train, test], wanted, device)?);
+    all.retain(|scores| !scores.scores.is_empty());
     Ok(all)
 }
 
@@ -313,7 +379,6 @@ fn probe(
     for config in wanted {
         let sizes = |train: u64, test: u64| [(train as usize).min(y.len()), (test as usize).min(test_y.len())];
         let (kind, [n, m], accuracy) = match config {
-            EvaluateConfig::HeldOut(_) => continue,
             EvaluateConfig::Knn(config) => {
                 let [n, m] = sizes(config.train, config.test);
                 let (a, b) = pair(config.of, [n, m])?;
@@ -327,6 +392,7 @@ fn probe(
                 let validation: Vec<usize> = (n - n / 10..n).collect();
                 ("linear", [n, m], linear_probe(&a, &y[..n], &b, &test_y[..m], &validation)?.accuracy)
             }
+            _ => continue,
         };
         scores.push(Score { kind, accuracy, train: n, test: m });
     }

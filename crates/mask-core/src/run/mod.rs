@@ -1,17 +1,21 @@
 //! A recipe put to work: resolved, built, trained, looked at.
 
 mod evaluate;
+mod finetune;
 mod resolve;
 mod result;
 mod session;
 mod summary;
+mod tokens;
 
 pub use evaluate::{
-    Embedded, EvaluateConfig, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, embed, held_out, score,
+    Embedded, EvaluateConfig, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, Top1Config, embed, held_out,
+    score, top1,
 };
+pub use finetune::{FinetuneConfig, take_encoder};
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};
 pub(crate) use session::{Lock, changed_keys};
-pub use session::{Options, Pretrained, Session, plan_of, pretrain};
+pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain};
 pub use summary::{commit, machine};

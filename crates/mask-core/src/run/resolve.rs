@@ -20,6 +20,8 @@ pub struct Register {
     pub about: &'static str,
     /// Its methods.
     pub methods: &'static [MethodEntry],
+    /// What its encoders are fine-tuned to: kinds of `method` that are no methods of the register.
+    pub tasks: &'static [MethodEntry],
     /// Hugging Face model types that `forward`, `probe` and `embed` read.
     pub families: &'static [&'static dyn crate::hub::Family],
     /// The index of its golden folders, a line `folder: method` each.
@@ -31,10 +33,10 @@ pub struct Register {
 }
 
 impl Register {
-    /// The register's line of a method.
+    /// The register's line of a method or a task.
     #[must_use]
     pub fn method(&self, name: &str) -> Option<&'static MethodEntry> {
-        self.methods.iter().find(|entry| entry.card.name == name)
+        self.methods.iter().chain(self.tasks).find(|entry| entry.card.name == name)
     }
 }
 
@@ -91,8 +93,8 @@ pub struct Resolved {
     pub batch: BatchConfig,
     /// All keys as one tree.
     pub value: Value,
-    /// What probes call samples in front of any model.
-    pub raw: &'static str,
+    /// The register that it was read with.
+    pub register: Register,
     tree: Tree,
 }
 
@@ -125,11 +127,15 @@ impl Resolved {
             tree.set(&format!("train.steps={steps}"))?;
         }
         tree.typed::<OuterKeys>(&[])?;
-        let names: Vec<&str> = register.methods.iter().map(|entry| entry.card.name).collect();
+        let names: Vec<&str> = register.methods.iter().chain(register.tasks).map(|entry| entry.card.name).collect();
         let kind = tree.read(&["method"], |value| kind_of(value, &names).map(str::to_owned))?;
         let entry = register.method(&kind).ok_or_else(|| Error::Defect(format!("{kind} left the register")))?;
         let (method_defaults, data_defaults) = (entry.defaults)()?;
-        tree.over(defaults(&kind, method_defaults, data_defaults)?);
+        let evaluate = match register.tasks.iter().any(|task| task.card.name == kind) {
+            true => EvaluateConfig::of_classes(),
+            false => EvaluateConfig::usual(),
+        };
+        tree.over(defaults(&kind, method_defaults, data_defaults, &evaluate)?);
         // The outer keys first: a misspelt one stops before the method's are looked at.
         let mut config: RecipeConfig = tree.typed(&[])?;
         let method = (entry.read)(&tree)?;
@@ -148,7 +154,7 @@ impl Resolved {
         }
         config.method = Value::Mapping(method_value);
         let value = serde_yaml::to_value(&config).map_err(|error| Error::Defect(error.to_string()))?;
-        Ok(Self { config, entry, method, data, batch, value, raw: register.raw, tree })
+        Ok(Self { config, entry, method, data, batch, value, register: *register, tree })
     }
 
     /// The resolved recipe as text.
@@ -165,7 +171,7 @@ impl Resolved {
 }
 
 /// The tree below every recipe.
-fn defaults(kind: &str, method: Value, data: Value) -> Result<Value> {
+fn defaults(kind: &str, method: Value, data: Value, evaluate: &[EvaluateConfig]) -> Result<Value> {
     let value = |v: std::result::Result<Value, serde_yaml::Error>| v.map_err(|e| Error::Defect(e.to_string()));
     let mut tree = Mapping::new();
     tree.insert("seed".into(), 0.into());
@@ -174,6 +180,6 @@ fn defaults(kind: &str, method: Value, data: Value) -> Result<Value> {
     named.extend(method.as_mapping().cloned().unwrap_or_default());
     tree.insert("method".into(), named.into());
     tree.insert("train".into(), value(serde_yaml::to_value(TrainConfig::default()))?);
-    tree.insert("evaluate".into(), value(serde_yaml::to_value(EvaluateConfig::usual()))?);
+    tree.insert("evaluate".into(), value(serde_yaml::to_value(evaluate))?);
     Ok(Value::Mapping(tree))
 }

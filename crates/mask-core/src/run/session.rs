@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tch::Device;
 
-use super::evaluate::{EvaluateConfig, Scores, held_out, score};
+use super::evaluate::{EvaluateConfig, Score, Scores, held_out, score, top1};
+use super::finetune::finetuned;
 use super::resolve::{Overrides, Register, Resolved};
 use super::result::{self, RANDOM};
 use super::summary;
@@ -75,7 +76,7 @@ impl Session {
         let (train, held_out) = (front(splits[0])?, front(splits[1])?);
         let parameters = Parameters::new(device, resolved.config.seed);
         let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, ""))?;
-        let raw = resolved.raw;
+        let raw = resolved.register.raw;
         Ok(Self { resolved, train, held_out, method, parameters, device, raw })
     }
 
@@ -117,18 +118,62 @@ impl Session {
     ///
     /// # Errors
     /// Data that can't be read, features that aren't finite.
-    pub fn scores(&self, wanted: &[EvaluateConfig], baselines: bool) -> Result<Vec<Scores>> {
+    pub fn scores(&self, wanted: &[EvaluateConfig], baselines: bool, work: &Work) -> Result<Vec<Scores>> {
         let fronts = [&*self.train, &*self.held_out];
         let raw = baselines.then_some(self.raw);
-        let mut all = score("pre-trained encoder", self.method.encoder(), fronts, wanted, self.device, raw)?;
+        let of = |name: &str, method: &dyn Method, weights: Option<&Parameters>, raw: Option<&str>| {
+            let mut all = score(name, method.encoder(), fronts, wanted, self.device, raw)?;
+            let more = self.more_scores(method, weights, wanted, work)?;
+            match all.first_mut().filter(|first| first.encoder == name) {
+                Some(first) => first.scores.extend(more),
+                None if more.is_empty() => {}
+                None => all.insert(0, Scores { encoder: name.to_owned(), scores: more }),
+            }
+            Ok::<_, Error>(all)
+        };
+        let mut all = of("pre-trained encoder", &*self.method, Some(&self.parameters), raw)?;
         if baselines && !all.is_empty() {
             let parameters = Parameters::new(self.device, self.resolved.config.seed);
             let fresh = self.resolved.method.build(&parameters)?;
-            let scores = score(RANDOM, fresh.encoder(), fronts, wanted, self.device, None)?;
+            // Fine-tuned, it is a model trained from scratch.
+            let scores = of(RANDOM, &*fresh, None, None)?;
             all.splice(1..1, scores);
         }
         Ok(all)
     }
+
+    /// What is measured of the whole method rather than of its encoder's features.
+    fn more_scores(
+        &self,
+        method: &dyn Method,
+        weights: Option<&Parameters>,
+        wanted: &[EvaluateConfig],
+        work: &Work,
+    ) -> Result<Vec<Score>> {
+        let mut scores = Vec::new();
+        for config in wanted {
+            match config {
+                EvaluateConfig::Top1(config) if weights.is_some() => {
+                    scores.extend(top1(method, &*self.held_out, config.samples, self.device)?);
+                }
+                EvaluateConfig::Finetune(config) => {
+                    let name = if weights.is_some() { "finetune" } else { "finetune-from-scratch" };
+                    scores.extend(finetuned(self, weights, config, &work.folder.join(name), work.threads)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// What a measurement that trains may use.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// A folder for what it writes.
+    pub folder: PathBuf,
+    /// Threads of its loader.
+    pub threads: usize,
 }
 
 impl Session {
@@ -373,7 +418,11 @@ fn train(
                     let scores = score("kNN", method.encoder(), fronts, only, device, None)?;
                     seen.extend(scores.iter().flat_map(|s| &s.scores).map(|s| (s.kind.to_owned(), s.accuracy)));
                 }
-                EvaluateConfig::Linear(_) => {}
+                EvaluateConfig::Top1(c) => {
+                    let score = top1(method, &*held, c.samples, device)?;
+                    seen.extend(score.map(|score| (score.kind.to_owned(), score.accuracy)));
+                }
+                _ => {}
             }
         }
         Ok(seen)
@@ -384,7 +433,8 @@ fn train(
     if trained.halt == Halt::Stopped {
         return Ok(Pretrained { folder, trained, scores: Vec::new(), report: None });
     }
-    let scores = session.scores(&session.resolved.config.evaluate, true)?;
+    let work = Work { folder: folder.clone(), threads: options.threads };
+    let scores = session.scores(&session.resolved.config.evaluate, true, &work)?;
     let report = summary::write(&session, &folder, &trained, &scores)?;
     result::write(&session, &folder, &scores, options.threads)?;
     Ok(Pretrained { folder, trained, scores, report: Some(report) })

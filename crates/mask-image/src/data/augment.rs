@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     crop::{Draw, RandomResized, centre},
+    erase::erase,
     raster::{Area, MAX_SIDE, Raster},
     resize::{Interpolation, resize, resize_window},
 };
@@ -32,6 +33,8 @@ pub struct Augment {
     pub interpolation: Interpolation,
     /// Probability of a flip left to right in training.
     pub flip: f64,
+    /// Probability that a rectangle of 2 to 33 % of the area becomes noise in training (random erasing).
+    pub erase: f64,
     /// Mean of each channel, of values from 0 to 1.
     pub mean: Vec<f64>,
     /// Standard deviation of each channel, of values from 0 to 1.
@@ -47,6 +50,7 @@ impl Default for Augment {
             centre: Some(0.875),
             interpolation: Interpolation::Bicubic,
             flip: 0.5,
+            erase: 0.0,
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
         }
@@ -67,8 +71,10 @@ impl Augment {
         if let Some(share) = self.centre.filter(|share| !(0.01..=1.0).contains(share)) {
             return problem("centre", format!("{share} is no share of a side: 0.01 to 1"));
         }
-        if !(0.0..=1.0).contains(&self.flip) {
-            return problem("flip", format!("{} is no probability: 0 to 1", self.flip));
+        for (key, share) in [("flip", self.flip), ("erase", self.erase)] {
+            if !(0.0..=1.0).contains(&share) {
+                return problem(key, format!("{share} is no probability: 0 to 1"));
+            }
         }
         if self.mean.is_empty() || self.mean.len() != self.std.len() {
             let (mean, std) = (self.mean.len(), self.std.len());
@@ -139,7 +145,9 @@ impl Augment {
         };
         // Drawn whatever the probability, so that changing it leaves the draws that follow alone.
         let view = if draw.uniform() < self.flip { Cow::Owned(view.into_owned().flip()) } else { view };
-        normalise(&view, &self.mean, &self.std, out)
+        normalise(&view, &self.mean, &self.std, out)?;
+        erase(out, [self.channels(), self.size[0], self.size[1]], self.erase, draw);
+        Ok(())
     }
 
     /// As [`Self::eval`], into a row of a batch; `out` holds [`Self::len`] values.
@@ -150,6 +158,31 @@ impl Augment {
         self.check()?;
         let source = self.prepared(raster)?;
         normalise(&*self.whole(&source)?, &self.mean, &self.std, out)
+    }
+
+    /// Numbers of regions (one channel, no meaning between them) as [`Self::eval`] shows the picture: padded with 0,
+    /// each pixel that of the nearest one.
+    ///
+    /// # Errors
+    /// As for [`Self::eval`].
+    pub fn regions(&self, regions: &Raster) -> Result<Raster> {
+        let source = if self.pad > 0 { Cow::Owned(regions.pad(self.pad)?) } else { Cow::Borrowed(regions) };
+        let found = [source.height(), source.width()];
+        // Where the picture is taken as it is, so are its regions; what is refused there is refused here.
+        let Some(share) = self.centre.filter(|share| found != self.size || *share != 1.0) else {
+            return Ok(self.whole(&source)?.into_owned());
+        };
+        let (size, part) = centre(found[0], found[1], self.size, share);
+        let nearest =
+            |at: usize, from: usize, to: usize| (((at as f64 + 0.5) * from as f64 / to as f64) as usize).min(from - 1);
+        let mut data = Vec::with_capacity(self.size[0] * self.size[1]);
+        for y in part.top..part.top + part.height {
+            let row = nearest(y, found[0], size[0]) * found[1];
+            data.extend(
+                (part.left..part.left + part.width).map(|x| source.data()[row + nearest(x, found[1], size[1])]),
+            );
+        }
+        Raster::new(1, part.height, part.width, data)
     }
 
     /// Back from `[C, H, W]` of this recipe's size to a picture: times the deviation, plus the mean, rounded and cut to
@@ -273,6 +306,23 @@ mod tests {
         let wanted = resize(&picture, Area::whole(&picture), [32, 42], Interpolation::Bicubic).unwrap();
         let wanted = wanted.crop(Area { top: 2, left: 7, height: 28, width: 28 }).unwrap();
         assert_eq!(recipe.eval(&picture).unwrap(), plain([28, 28], 3).eval(&wanted).unwrap());
+    }
+
+    /// Regions lie where evaluation shows their pixels: a picture of one value a region keeps it away from the edges.
+    #[test]
+    fn regions_follow_the_picture() {
+        let value = |y: usize, x: usize| 50 * (u8::from(y >= 24) + 2 * u8::from(x >= 30));
+        let picture = Raster::new(1, 60, 80, (0..4800).map(|at| value(at / 80, at % 80)).collect()).unwrap();
+        for (pad, size, centre) in [(0, [28, 28], Some(0.875)), (2, [64, 84], None), (0, [60, 80], Some(0.75))] {
+            let recipe = Augment { pad, centre, ..plain(size, 1) };
+            let (shown, regions) = (recipe.eval(&picture).unwrap(), recipe.regions(&picture).unwrap());
+            assert_eq!([regions.height(), regions.width()], size);
+            let same =
+                shown.iter().zip(regions.data()).filter(|(a, b)| (**a * 255.0).round() == f32::from(**b)).count();
+            assert!(same * 10 > shown.len() * 8, "{same} of {}", shown.len());
+            assert!(regions.data().iter().all(|value| value % 50 == 0));
+        }
+        assert!(plain([64, 80], 1).regions(&picture).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mask_core::data::{Array, Ask, Front, Item, ItemView};
+use mask_core::data::{Array, Ask, Front, Item, ItemView, PositionLabels};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
 use mask_core::{
@@ -12,7 +12,7 @@ use mask_core::{
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, Draw, IdxImages, ImageFolder, ImageSource, Raster};
+use super::{Augment, ComposedConfig, Draw, IdxImages, ImageFolder, ImageSource, Raster};
 use crate::model::VitConfig;
 
 impl Draw for Stream {
@@ -66,6 +66,8 @@ mask_core::tagged! {
         idx => Idx(IdxConfig),
         /// JPEG, PNG and WebP files in a folder.
         folder => Folder(FolderConfig),
+        /// Garments pasted on photographs: the class of every pixel is known.
+        composed => Composed(ComposedConfig),
     }
 }
 
@@ -78,6 +80,7 @@ impl SourceConfig {
         Ok(match self {
             Self::Idx(config) => Arc::new(IdxImages::open(&config.images, config.labels.as_deref(), classes)?),
             Self::Folder(config) => Arc::new(ImageFolder::open(&config.path, classes)?),
+            Self::Composed(config) => Arc::new(config.open(classes)?),
         })
     }
 }
@@ -353,6 +356,29 @@ impl Front for ImageFront {
 
     fn name(&self, id: u64) -> String {
         self.source.as_ref().map_or_else(|| format!("noise#{id}"), |source| source.name(self.index(id)))
+    }
+
+    fn position_labels(&self, id: u64) -> Result<Option<PositionLabels>> {
+        let Some(source) = &self.source else { return Ok(None) };
+        let Some(regions) = source.regions(self.index(id))? else { return Ok(None) };
+        let view = self.first()?;
+        let (regions, grid) = (view.augment.regions(&regions)?, view.layout.grid()?.as_plane()?);
+        let sides = [regions.height() / grid[0], regions.width() / grid[1]];
+        let classes = self.classes().len();
+        let (mut labels, area) = (PositionLabels::default(), sides[0] * sides[1]);
+        for position in 0..grid[0] * grid[1] {
+            let corner = (position / grid[1] * sides[0], position % grid[1] * sides[1]);
+            let mut counts = vec![0; classes + 1];
+            for y in 0..sides[0] {
+                for &class in &regions.data()[(corner.0 + y) * regions.width() + corner.1..][..sides[1]] {
+                    counts[usize::from(class).min(classes)] += 1;
+                }
+            }
+            let covering = (1..=classes).find(|class| 2 * counts[*class] >= area);
+            labels.classes.push(covering.unwrap_or(0) as u32);
+            labels.shares.push((area - counts[0]) as f32 / area as f32);
+        }
+        Ok(Some(labels))
     }
 
     fn strict(&self) -> bool {

@@ -11,9 +11,11 @@
 //! ```
 
 mod augment;
+mod compose;
 mod crop;
 mod crops;
 mod decode;
+mod erase;
 mod folder;
 mod front;
 mod idx;
@@ -22,6 +24,7 @@ mod resize;
 mod source;
 
 pub use augment::{Augment, normalise};
+pub use compose::{Composed, ComposedConfig, Part};
 pub use crop::{Draw, RandomResized};
 pub use crops::MultiCrop;
 pub use decode::decode;

@@ -30,6 +30,16 @@ pub trait ImageSource: Send + Sync {
     /// beyond the last.
     fn read(&self, index: usize) -> Result<Raster>;
 
+    /// The class of every pixel of a picture, in one channel and the picture's size: 0 for the background, a label + 1
+    /// elsewhere. `None` where the source doesn't know.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    fn regions(&self, index: usize) -> Result<Option<Raster>> {
+        let _ = index;
+        Ok(None)
+    }
+
     /// Channels, height and width of a picture, read but not decoded.
     ///
     /// # Errors

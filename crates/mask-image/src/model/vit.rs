@@ -124,6 +124,7 @@ impl VitConfig {
             heads: self.heads,
             mlp: self.mlp,
             norm: NormPlace::Pre,
+            final_norm: true,
             norm_eps: self.norm_eps,
             activation: self.activation,
             qkv_bias: self.qkv_bias,
@@ -153,7 +154,18 @@ impl VitConfig {
     /// # Errors
     /// As there.
     pub fn build_with(&self, at: &Scope, mask_token: Option<Init>) -> Result<Vit> {
-        let stack = self.stack();
+        self.build_over(at, mask_token, &self.stack())
+    }
+
+    /// The encoder without mask token and without its final norm, whose output is that of its last block.
+    ///
+    /// # Errors
+    /// As for [`VitConfig::build`].
+    pub fn build_without_norm(&self, at: &Scope) -> Result<Vit> {
+        self.build_over(at, None, &StackConfig { final_norm: false, ..self.stack() })
+    }
+
+    fn build_over(&self, at: &Scope, mask_token: Option<Init>, stack: &StackConfig) -> Result<Vit> {
         stack.check()?;
         if self.channels == 0 || self.channels > 1 << 16 {
             return Err(Error::value("channels", format!("{} is not a number from 1 to 65536", self.channels)));
@@ -182,7 +194,7 @@ impl VitConfig {
                     .map(|block| relative(&at.enter("block").enter(block).enter("relative").at_layer(block + 1)))
                     .collect::<Result<_>>()?,
             },
-            stack: Stack::new(at, &stack)?,
+            stack: Stack::new(at, stack)?,
             grid: grid.as_plane()?.map(|side| side as i64),
             patch,
         })
