@@ -153,9 +153,12 @@ impl Candidate {
         let loss = crate::objective::cross_entropy(&self.forward(tokens)?, target, 0.0)?.mean(Kind::Float);
         loss.f_backward()?;
         let one = Tensor::ones([] as [i64; 0], (Kind::Float, tokens.device()));
-        tch::no_grad(|| self.optimiser.step(self.rate * factor, &one, &one.zeros_like()))
+        tch::no_grad(|| self.optimiser.step(self.rate * factor, &CLOCK, &one, &one.zeros_like()))
     }
 }
+
+/// Nothing but the rate moves, and that is given.
+const CLOCK: Clock = Clock { step: 0, steps: 1, epoch: 0, steps_in_epoch: 1 };
 
 /// Each number's mean and the reciprocal of its deviation, [1, 1, D]; one that is constant becomes 0.
 struct Standard {
