@@ -504,6 +504,15 @@ pub trait Method {
         Vec::new()
     }
 
+    /// The scores [B, L] that choose a guided mask, for a view of which nothing is hidden; none where no score does.
+    ///
+    /// # Errors
+    /// A view that doesn't fit.
+    fn scores(&self, view: &View, step: &Step<'_>) -> Result<Option<Tensor>> {
+        let _ = (view, step);
+        Ok(None)
+    }
+
     /// The representation model.
     fn encoder(&self) -> &dyn Encoder;
 

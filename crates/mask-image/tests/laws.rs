@@ -296,6 +296,21 @@ fn two_micro_batches_are_the_whole_batch() {
     });
 }
 
+/// What scores choose of a row hangs on that row alone.
+#[test]
+fn settled_plans_are_those_of_the_whole_batch() {
+    each(|case| {
+        let hidden = |rows: std::ops::Range<usize>| -> Vec<Tensor> {
+            let outcome = tch::no_grad(|| case.loss(&case.rows(rows), false));
+            outcome.plans.iter().map(|plan| plan.hidden.shallow_clone()).collect()
+        };
+        let (whole, first, rest) = (hidden(0..BATCH as usize), hidden(0..2), hidden(2..BATCH as usize));
+        for ((whole, first), rest) in whole.iter().zip(first).zip(rest) {
+            assert!(whole.equal(&Tensor::cat(&[first, rest], 0)), "{}", case.name);
+        }
+    });
+}
+
 /// Dropout and stochastic depth are turned on wherever the method has them.
 #[test]
 fn the_same_step_twice_gives_the_same_bits() {

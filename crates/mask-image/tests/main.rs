@@ -12,6 +12,8 @@ mod bad_input;
 mod cli;
 #[path = "main/faults.rs"]
 mod faults;
+#[path = "main/guided.rs"]
+mod guided;
 #[path = "main/keys.rs"]
 mod keys;
 #[path = "main/resume.rs"]

@@ -6,9 +6,9 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::{Changes, Compute, say, session_or_noise};
-use crate::data::Ask;
+use crate::data::{Ask, prepare, to_device};
 use crate::grid::Grid;
-use crate::method::Split;
+use crate::method::{Split, Step};
 use crate::plan::Draft;
 use crate::report::{contact_sheet, png};
 use crate::run::{Register, Resolved, Session};
@@ -101,8 +101,7 @@ impl Masks {
             for item in front.plan(ids, &ask).map_err(|e| resolved.place(e, ""))? {
                 let view = item.views.first().ok_or_else(|| Error::Defect("a plan without views".to_owned()))?;
                 let Some(Draft::Ready(plan)) = &view.draft else {
-                    let problem = "this method's masks come from a model's scores; a recipe alone doesn't settle them";
-                    return Err(Error::value("masks", problem));
+                    return self.settled(register);
                 };
                 shape = view.layout.grid()?.dims().iter().map(|side| *side as i64).collect();
                 let length = view.layout.len();
@@ -117,10 +116,56 @@ impl Masks {
         }
         let mut size = vec![self.count as i64];
         size.extend(&shape);
-        let mut tensors = Vec::new();
-        for (name, mask) in ["hidden", "queried", "scored", "valid"].into_iter().zip(&masks) {
-            tensors.push((name.to_owned(), Tensor::from_slice(mask).f_view(size.as_slice())?));
+        let views = masks.iter().map(|mask| Ok(Tensor::from_slice(mask).f_view(size.as_slice())?));
+        self.write(views.collect::<Result<Vec<_>>>()?, &shape)
+    }
+
+    /// Plans of a trained model, whose scores choose what is hidden of the first training samples' first views, with
+    /// schedules as they were at the checkpoint.
+    fn settled(&self, register: &Register) -> Result<()> {
+        let wrong = |problem: &str| Err(Error::value("masks", problem.to_owned()));
+        if !is_run(&self.recipe) {
+            return wrong("this method's masks come from a model's scores: give a run instead of a recipe");
         }
+        if self.grid.is_some() {
+            return wrong("a model's scores have the grid of its recipe: leave out --grid");
+        }
+        let (session, step) = Session::open(register, &self.recipe, &self.changes.overrides(), Device::Cpu)?;
+        let (seed, steps) = (session.resolved.config.seed, session.resolved.config.train.steps);
+        let batch = session.resolved.batch.size.min(256);
+        let (state, samples) = (Named::new(), session.train.len().max(1));
+        let (mut rows, mut shape) = ([Vec::new(), Vec::new(), Vec::new(), Vec::new()], Vec::new());
+        let ids: Vec<u64> = (0..self.count).collect();
+        for (part, ids) in ids.chunks(batch as usize).enumerate() {
+            // Epochs count the draws; the step is that of the checkpoint.
+            let clock = Clock { step: step.saturating_sub(1), steps, epoch: part as u64, steps_in_epoch: steps.max(1) };
+            let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
+            let ids: Vec<u64> = ids.iter().map(|id| id % samples).collect();
+            let prepared = prepare(&*session.train, &ids, &ask)?;
+            let batch = to_device(&prepared, 0..prepared.items.len(), Device::Cpu)?;
+            let at = Step { clock: &clock, train: false, micro: 0 };
+            let outcome = tch::no_grad(|| session.method.loss(&batch, &at))?;
+            let Some(plan) = outcome.plans.first() else { return wrong("this method settles no plan") };
+            shape = batch.views[0].layout.grid()?.dims().iter().map(|side| *side as i64).collect();
+            let marked = |ids: &[&crate::plan::Ids]| {
+                let mut mask = plan.hidden.zeros_like().view([-1]);
+                ids.iter().for_each(|ids| drop(mask.index_fill_(0, &ids.flat, 1)));
+                mask.view_as(&plan.hidden)
+            };
+            let queried: Vec<&crate::plan::Ids> = plan.queried.iter().map(|query| &query.ids).collect();
+            let all = [plan.hidden.shallow_clone(), marked(&queried), marked(&[&plan.scored]), plan.hidden.ones_like()];
+            rows.iter_mut().zip(all).for_each(|(rows, mask)| rows.push(mask));
+        }
+        let mut size = vec![self.count as i64];
+        size.extend(&shape);
+        let views = rows.iter().map(|rows| Ok(Tensor::f_cat(rows, 0)?.f_view(size.as_slice())?));
+        self.write(views.collect::<Result<Vec<_>>>()?, &shape)
+    }
+
+    /// Writes hidden, queried, scored and valid, bool [N, grid..].
+    fn write(&self, masks: Vec<Tensor>, shape: &[i64]) -> Result<()> {
+        let names = ["hidden", "queried", "scored", "valid"].map(str::to_owned);
+        let tensors: Vec<(String, Tensor)> = names.into_iter().zip(masks).collect();
         let share = tensors[0].1.to_kind(Kind::Float).to_device(Device::Cpu).mean(Kind::Double).double_value(&[]);
         store::write(&self.out, &tensors, &Named::new())?;
         say(format_args!(

@@ -149,10 +149,17 @@ impl Eval {
         self.compute.start();
         let (session, step) = Session::open(register, &self.run, &self.changes.overrides(), self.compute.device)?;
         let steps = session.resolved.config.train.steps;
-        let loss = held_out(&*session.method, &*session.held_out, self.samples, steps, self.compute.device)?;
+        let held = held_out(&*session.method, &*session.held_out, self.samples, steps, self.compute.device)?;
+        let loss = held.loss;
         let samples = self.samples.min(session.held_out.len());
         if self.json {
-            return say_json(&serde_json::json!({ "step": step, "held_out": loss, "samples": samples }));
+            let notes: Named<f64> = held.notes.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+            return say_json(
+                &serde_json::json!({ "step": step, "held_out": loss, "samples": samples, "notes": notes }),
+            );
+        }
+        for (name, value) in &held.notes {
+            say(format_args!("{name} {value:.5}"));
         }
         say(format_args!("held-out loss {loss:.5} over {samples} samples, after step {step}"));
         Ok(())

@@ -134,6 +134,16 @@ pub trait Front: Send + Sync {
         Ok(None)
     }
 
+    /// How much the data itself says to lie at each position of a sample's first view, `[L]`, as evaluation reads it:
+    /// what scores of guided masks are compared with.
+    ///
+    /// # Errors
+    /// A sample that can't be read.
+    fn salience(&self, item: &Item) -> Result<Option<Vec<f32>>> {
+        let _ = item;
+        Ok(None)
+    }
+
     /// Names of the classes.
     fn classes(&self) -> Vec<String> {
         Vec::new()

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::finetune::FinetuneConfig;
+use super::guidance::GuidanceConfig;
 use super::tokens;
 use crate::data::{Ask, Front, prepare, to_device};
 use crate::eval::{AttentiveConfig, DenseConfig, knn, linear_probe};
@@ -110,6 +111,8 @@ crate::tagged! {
         finetune => Finetune(FinetuneConfig),
         /// Held-out accuracy of a model that names classes.
         top1 => Top1(Top1Config),
+        /// Rank correlation of the scores that choose a guided mask with what the data says of each position.
+        guidance => Guidance(GuidanceConfig),
     }
 }
 
@@ -141,6 +144,7 @@ impl EvaluateConfig {
             Self::Linear(config) => (&[("train", config.train), ("test", config.test)], 1.0),
             Self::Dense(config) => (&[("train", config.train), ("test", config.test)], 1.0),
             Self::Top1(config) => (&[("samples", config.samples)], 1.0),
+            Self::Guidance(config) => (&[("samples", config.samples)], 1.0),
             Self::Attentive(config) => return config.check(),
             Self::Finetune(config) => return config.check(),
         };
@@ -160,30 +164,56 @@ impl EvaluateConfig {
             Self::HeldOut(config) => config.every,
             Self::Knn(config) => config.every,
             Self::Top1(config) => config.every,
+            Self::Guidance(config) => config.every,
             Self::Linear(_) | Self::Attentive(_) | Self::Dense(_) | Self::Finetune(_) => 0,
         }
     }
 }
 
-/// The mean loss over held-out samples under fixed masks: those of seed 0 at the end of training.
+/// What a method makes of held-out samples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeldOut {
+    /// The mean loss.
+    pub loss: f64,
+    /// Means of its terms, where it has several, and of what the method notes, by their names.
+    pub notes: Vec<(&'static str, f64)>,
+}
+
+impl HeldOut {
+    /// As metrics: `held_out`, and `held_out.NAME` for each note.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let notes = self.notes.iter().map(|(name, value)| (format!("held_out.{name}"), *value));
+        std::iter::once(("held_out".to_owned(), self.loss)).chain(notes).collect()
+    }
+}
+
+/// The means over held-out samples under fixed masks: those of seed 0 at the end of training.
 ///
 /// # Errors
 /// Data that can't be read.
-pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64, device: Device) -> Result<f64> {
+pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64, device: Device) -> Result<HeldOut> {
     // Epoch 0 at the last step: schedules are at their end, and the masks are the same at every call.
     let clock = Clock { step: steps, steps, epoch: 0, steps_in_epoch: 1 };
     let ids: Vec<u64> = (0..front.len().min(samples.max(1))).collect();
-    let (mut sum, mut weight) = (0.0, 0.0);
+    let (mut sums, mut weight): (Vec<(&'static str, f64)>, f64) = (Vec::new(), 0.0);
     for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
         let state = Named::new();
         let ask = Ask { seed: SEED, clock: &clock, train: false, masked: true, state: &state, grid: None };
         let prepared = prepare(front, ids, &ask)?;
         let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
-        let (part, count) = crate::train::evaluate(method, &batch, &clock, chunk as u64)?;
-        sum += part;
+        let (values, count) = crate::train::evaluate(method, &batch, &clock, chunk as u64)?;
+        for (index, (name, value)) in values.into_iter().enumerate() {
+            match sums.get_mut(index) {
+                Some((_, sum)) => *sum += value * count,
+                None => sums.push((name, value * count)),
+            }
+        }
         weight += count;
     }
-    Ok(sum / weight.max(1e-300))
+    let mut means = sums.into_iter().map(|(name, sum)| (name, sum / weight.max(1e-300)));
+    let loss = means.next().map_or(0.0, |(_, loss)| loss);
+    Ok(HeldOut { loss, notes: means.collect() })
 }
 
 /// The share of held-out samples whose class a model names; none where it names none or the data has none.

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod finetune;
+mod guidance;
 mod resolve;
 mod result;
 mod session;
@@ -9,10 +10,11 @@ mod summary;
 mod tokens;
 
 pub use evaluate::{
-    Embedded, EvaluateConfig, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, Top1Config, embed, held_out,
-    score, top1,
+    Embedded, EvaluateConfig, HeldOut, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, Top1Config, embed,
+    held_out, score, top1,
 };
 pub use finetune::{FinetuneConfig, take_encoder};
+pub use guidance::{GuidanceConfig, guidance};
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};

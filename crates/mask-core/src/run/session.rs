@@ -9,6 +9,7 @@ use tch::Device;
 
 use super::evaluate::{EvaluateConfig, Score, Scores, held_out, score, top1};
 use super::finetune::finetuned;
+use super::guidance::guidance;
 use super::resolve::{Overrides, Register, Resolved};
 use super::result::{self, RANDOM};
 use super::summary;
@@ -410,13 +411,17 @@ fn train(
             }
             match config {
                 EvaluateConfig::HeldOut(c) => {
-                    seen.push(("held_out".to_owned(), held_out(method, &*held, c.samples, steps, device)?));
+                    seen.extend(held_out(method, &*held, c.samples, steps, device)?.metrics());
                 }
                 EvaluateConfig::Knn(_) => {
                     let fronts = [&*train, &*held];
                     let only = std::slice::from_ref(config);
                     let scores = score("kNN", method.encoder(), fronts, only, device, None)?;
                     seen.extend(scores.iter().flat_map(|s| &s.scores).map(|s| (s.kind.to_owned(), s.accuracy)));
+                }
+                EvaluateConfig::Guidance(c) => {
+                    let found = guidance(method, &*held, c.samples, device)?;
+                    seen.extend(found.map(|value| ("guidance".to_owned(), value)));
                 }
                 EvaluateConfig::Top1(c) => {
                     let score = top1(method, &*held, c.samples, device)?;

@@ -455,19 +455,33 @@ fn gather(sums: &mut Named<(Tensor, Reduce)>, outcome: &Outcome, micros: u32) {
     }
 }
 
-/// The loss of one batch in evaluation mode, over terms whose counts are global: (sum, weight) for a mean over batches.
+/// The loss of one batch in evaluation mode, first, then its terms where it has several, and its notes that are one
+/// number each; and their weight in a mean over batches.
 ///
 /// # Errors
 /// A batch that doesn't fit.
-pub(crate) fn evaluate(method: &dyn Method, batch: &Batch, clock: &Clock, seed: u64) -> Result<(f64, f64)> {
+pub(crate) fn evaluate(
+    method: &dyn Method,
+    batch: &Batch,
+    clock: &Clock,
+    seed: u64,
+) -> Result<(Vec<(&'static str, f64)>, f64)> {
     tch::manual_seed((seed >> 1) as i64);
     tch::no_grad(|| {
         let outcome = method.loss(batch, &Step { clock, train: false, micro: 0 })?;
-        let loss = f64::try_from(outcome.loss(1)?)?;
+        let mut values = vec![("loss", f64::try_from(outcome.loss(1)?)?)];
+        if outcome.terms.len() > 1 {
+            for term in &outcome.terms {
+                values.push((term.name, f64::try_from(term.value(1))?));
+            }
+        }
+        for (name, note, _) in outcome.notes.iter().filter(|(_, note, _)| note.numel() == 1) {
+            values.push((name, f64::try_from(note.view([]))?));
+        }
         let weight = match outcome.terms.first().map(|term| &term.count) {
             Some(Count::Global(count)) => *count,
             _ => batch.totals.samples,
         };
-        Ok((loss * weight, weight))
+        Ok((values, weight))
     })
 }

@@ -10,5 +10,6 @@ mod hubert;
 mod ijepa;
 mod maskgit;
 mod patches;
+mod teacher;
 mod three_ml;
 mod toy;

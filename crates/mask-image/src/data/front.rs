@@ -12,6 +12,7 @@ use mask_core::{
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
+use super::salience::gradients;
 use super::{Augment, ComposedConfig, Draw, IdxImages, ImageFolder, ImageSource, Raster};
 use crate::model::VitConfig;
 
@@ -379,6 +380,19 @@ impl Front for ImageFront {
             labels.shares.push((area - counts[0]) as f32 / area as f32);
         }
         Ok(Some(labels))
+    }
+
+    /// The share of each patch that is garment, where the data knows; else the size of its gradient.
+    fn salience(&self, item: &Item) -> Result<Option<Vec<f32>>> {
+        if let Some(labels) = self.position_labels(item.id)? {
+            return Ok(Some(labels.shares));
+        }
+        let Some(view) = item.views.first() else { return Ok(None) };
+        let grid = view.layout.grid()?.as_plane()?;
+        Ok(match view.inputs.get("pixels") {
+            Some(Array::F32(pixels)) => gradients(&pixels.view(), grid),
+            _ => None,
+        })
     }
 
     fn strict(&self) -> bool {

@@ -21,6 +21,7 @@ mod front;
 mod idx;
 mod raster;
 mod resize;
+mod salience;
 mod source;
 
 pub use augment::{Augment, normalise};

@@ -265,6 +265,10 @@ impl Method for AttMask {
         if self.config.hold.holds(clock) { vec!["head.last."] } else { Vec::new() }
     }
 
+    fn scores(&self, view: &View, step: &Step<'_>) -> Result<Option<Tensor>> {
+        self.teacher.ask(|teacher| Ok(Some(teacher.lesson(view, step)?.attention)))
+    }
+
     fn encoder(&self) -> &dyn Encoder {
         &self.teacher.model().encoder
     }

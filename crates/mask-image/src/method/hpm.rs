@@ -184,6 +184,10 @@ impl Method for Hpm {
         Ok(Named::new())
     }
 
+    fn scores(&self, view: &View, step: &Step<'_>) -> Result<Option<Tensor>> {
+        self.teacher.ask(|teacher| teacher.scores(view, step)).map(Some)
+    }
+
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
     }
