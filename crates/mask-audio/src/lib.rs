@@ -10,5 +10,6 @@ pub const REGISTER: Register = Register {
     raw: "raw samples",
     methods: &[],
     families: &[],
+    layouts: &[],
     golden: "",
 };

@@ -23,5 +23,6 @@ pub const REGISTER: Register = Register {
         hpm: method::HpmConfig,
     },
     golden: include_str!("../tests/golden/index.yaml"),
-    families: &[&model::VIT_MAE, &model::VIT],
+    families: &[&model::VIT_MAE, &model::VIT, &model::BEIT, &model::IJEPA],
+    layouts: &model::LAYOUTS,
 };

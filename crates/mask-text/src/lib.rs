@@ -10,5 +10,6 @@ pub const REGISTER: Register = Register {
     raw: "raw text",
     methods: &[],
     families: &[],
+    layouts: &[],
     golden: "",
 };

@@ -10,5 +10,6 @@ pub const REGISTER: Register = Register {
     raw: "raw pixels",
     methods: &[],
     families: &[],
+    layouts: &[],
     golden: "",
 };

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::EvaluateConfig;
+use super::init::InitConfig;
 use crate::method::{Configured, MethodEntry};
 use crate::recipe::{Mapping, Tree, Value, kind_of, to_yaml};
 use crate::train::{BatchConfig, TrainConfig};
