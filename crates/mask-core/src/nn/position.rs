@@ -36,7 +36,7 @@ impl Positions {
         decays: bool,
     ) -> Result<Option<Tensor>> {
         let rows = grid.len() as i64 + prefix;
-        Ok(match self {
+        let table = match self {
             Self::SinCos => {
                 let head = Tensor::zeros([prefix, width], (Kind::Float, tch::Device::Cpu));
                 Some(at.table("positions", Tensor::cat(&[head, sin_cos(grid, width)?], 0))?)
@@ -44,7 +44,9 @@ impl Positions {
             Self::Learned if decays => Some(at.weight("positions", &[rows, width], init.token())?),
             Self::Learned => Some(at.plain("positions", &[rows, width], init.token())?),
             Self::None => None,
-        })
+        };
+        at.over("positions", grid, prefix);
+        Ok(table)
     }
 }
 
