@@ -10,6 +10,8 @@ mod worked;
 mod bad_input;
 #[path = "main/cli.rs"]
 mod cli;
+#[path = "main/exchange.rs"]
+mod exchange;
 #[path = "main/faults.rs"]
 mod faults;
 #[path = "main/keys.rs"]

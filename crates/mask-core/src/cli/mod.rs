@@ -1,7 +1,9 @@
 //! The experiment binary of a modality crate: the same verbs in each.
 
 mod bench;
+mod convert;
 mod doctor;
+mod export;
 mod list;
 mod look;
 mod measure;
@@ -53,6 +55,10 @@ enum Verb {
     Forward(measure::Forward),
     /// Runs a table: arms over seeds, a verdict for each claim, beside the paper's figures
     Table(table::TableVerb),
+    /// Writes a run as a Hugging Face folder
+    Export(export::Export),
+    /// Turns a checkpoint of a paper's own repository into a Hugging Face folder; nothing in it is executed
+    Convert(convert::Convert),
     /// What libtorch, CUDA, FFmpeg, threads and data are found
     Doctor,
     /// Seconds a step, operations, memory, and rates of samplers and loader
@@ -227,6 +233,8 @@ fn run(register: &Register, verb: Verb, cuda: &mask_torch::CudaLibrary) -> Resul
         Verb::Masks(arguments) => arguments.run(register),
         Verb::Forward(arguments) => arguments.run(register),
         Verb::Table(arguments) => arguments.run(register),
+        Verb::Export(arguments) => arguments.run(register),
+        Verb::Convert(arguments) => arguments.run(register),
         Verb::Doctor => doctor::doctor(register, cuda),
         Verb::Bench(arguments) => arguments.run(register),
     }
@@ -261,7 +269,8 @@ impl Pretrain {
         let device = self.compute.device;
         if self.dry_run {
             let resolve = || Resolved::read(register, &self.recipe, &self.changes.overrides());
-            let (session, note) = session_or_noise(resolve, device)?;
+            let (mut session, note) = session_or_noise(resolve, device)?;
+            session.init(register)?;
             for (key, value) in plan_of(&session)? {
                 say(format_args!("{key:20} {value}"));
             }

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod finetune;
+mod init;
 mod resolve;
 mod result;
 mod session;
@@ -13,6 +14,7 @@ pub use evaluate::{
     score, top1,
 };
 pub use finetune::{FinetuneConfig, take_encoder};
+pub use init::InitConfig;
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};

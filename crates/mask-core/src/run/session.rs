@@ -359,7 +359,11 @@ pub fn pretrain(register: &Register, recipe: &Path, options: &Options) -> Result
         new_folder(options.out.as_deref(), recipe)?
     };
     // Everything that can be wrong with recipe and data is found before the folder is made.
-    let session = Session::build(resolved, options.device)?;
+    let mut session = Session::build(resolved, options.device)?;
+    // A checkpoint wins over where the run's first weights came from, which need not be there any more.
+    if Checkpoints::of(&folder).steps()?.is_empty() {
+        session.init(register)?;
+    }
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "making the run's folder"))?;
     let _lock = Lock::take(&folder)?;
     let mut checkpoint: Option<Checkpoint> = None;

@@ -287,7 +287,10 @@ fn help_and_version_are_no_errors() {
     let version = done(&mut mask(["--version"]));
     assert_eq!(version.trim(), format!("mask-image {}", env!("CARGO_PKG_VERSION")));
     let help = done(&mut mask(["--help"]));
-    for verb in ["list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "table", "doctor", "bench"] {
+    for verb in [
+        "list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "export", "convert", "table",
+        "doctor", "bench",
+    ] {
         assert!(help.contains(verb), "{help}");
         assert!(done(&mut mask([verb, "--help"])).contains("Usage: "));
     }
