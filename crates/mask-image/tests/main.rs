@@ -14,6 +14,8 @@ mod cli;
 mod exchange;
 #[path = "main/faults.rs"]
 mod faults;
+#[path = "main/finetune.rs"]
+mod finetune;
 #[path = "main/keys.rs"]
 mod keys;
 #[path = "main/resume.rs"]

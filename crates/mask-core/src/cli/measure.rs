@@ -95,7 +95,7 @@ impl Probe {
     }
 }
 
-fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box<dyn hub::Hosted>> {
+pub(super) fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box<dyn hub::Hosted>> {
     let hosted = hub::open(register.families, folder, device)?;
     for note in hosted.notes() {
         tracing::info!("{}: {note}", folder.display());

@@ -19,5 +19,5 @@ pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};
 pub(crate) use session::{Lock, changed_keys};
-pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain};
+pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain, pretrain_resolved};
 pub use summary::{commit, machine};

@@ -167,6 +167,12 @@ impl Resolved {
         Ok(Self { config, entry, method, data, batch, value, register: *register, tree })
     }
 
+    /// Whether it fine-tunes an encoder rather than pre-trains one.
+    #[must_use]
+    pub fn is_task(&self) -> bool {
+        self.register.tasks.iter().any(|task| task.card.name == self.entry.card.name)
+    }
+
     /// The resolved recipe as text.
     #[must_use]
     pub fn text(&self) -> String {

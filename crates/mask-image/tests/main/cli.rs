@@ -115,6 +115,8 @@ fn dry_runs_give_the_papers_parameter_counts() {
         // The frozen sine tables of encoder and decoder are counted, as the official code's parameters are.
         ("mae.paper", "111907840 ("),
         ("simmim.paper", "86256720 ("),
+        // ViT-B without its own last norm, with a fresh one and a map to 1000 classes: all of it is trained.
+        ("mae.finetune.paper", "86567656 (86567656 trained)"),
     ];
     for (recipe, count) in counts {
         let path = format!("experiments/image/{recipe}.yaml");
