@@ -11,5 +11,6 @@ pub const REGISTER: Register = Register {
     methods: &[],
     tasks: &[],
     families: &[],
+    layouts: &[],
     golden: "",
 };

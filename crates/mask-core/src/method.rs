@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::data::Front;
 use crate::grid::Layout;
+use crate::hub::Export;
 use crate::nn::{Parameters, Scope};
 use crate::plan::{DevicePlan, Draft, Plan};
 use crate::recipe::{Tree, Value, typed_over};
@@ -390,6 +391,14 @@ pub trait Encoder {
 
     /// Numbers of a token.
     fn width(&self) -> i64;
+
+    /// The encoder alone as an architecture of `transformers`.
+    ///
+    /// # Errors
+    /// There is none that holds it; the error names what stands against it.
+    fn export(&self) -> Result<Export> {
+        Err(Export::refuse("encoder", "no table says how it stands on the Hub"))
+    }
 }
 
 /// The head or decoder that answers for queried positions.
@@ -538,6 +547,17 @@ pub trait Method {
         let _ = (batch, step);
         Ok(Sheet::default())
     }
+
+    /// The model as an architecture of `transformers`: its encoder, unless there is one that holds more.
+    ///
+    /// # Errors
+    /// As [`Encoder::export`].
+    fn export(&self) -> Result<Export> {
+        self.encoder().export()
+    }
+
+    /// Called once after weights came from elsewhere (`init`): teachers start as copies here.
+    fn begin(&mut self) {}
 
     /// Operations of forward and backward for one sample with `seen` tokens read and `queried` ones answered for, a
     /// multiplication and an addition counted as two; none where the method doesn't say.

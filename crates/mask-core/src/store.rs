@@ -70,20 +70,26 @@ pub fn read_header(path: &Path) -> Result<Header> {
 }
 
 fn open(path: &Path) -> Result<(BufReader<File>, u64)> {
+    let (file, size) = open_plain(path, "safetensors file")?;
+    Ok((BufReader::with_capacity(1 << 16, file), size))
+}
+
+/// Opens a plain file; gives its size. `what` is what it should be, for messages.
+pub(crate) fn open_plain(path: &Path, what: &str) -> Result<(File, u64)> {
     // Asked before it is opened: opening a pipe waits for a writer.
     let about = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::file(path, "does not exist; check the path"),
         _ => Error::io(path, "reading")(error),
     })?;
     if about.is_dir() {
-        return Err(Error::file(path, "is a folder; give the safetensors file inside it"));
+        return Err(Error::file(path, format!("is a folder; give the {what} inside it")));
     }
     if !about.is_file() {
-        return Err(Error::file(path, "is no plain file; give a safetensors file"));
+        return Err(Error::file(path, format!("is no plain file; give a {what}")));
     }
     let file = File::open(path).map_err(Error::io(path, "reading"))?;
     let size = file.metadata().map_err(Error::io(path, "reading"))?.len();
-    Ok((BufReader::with_capacity(1 << 16, file), size))
+    Ok((file, size))
 }
 
 /// Reads `size` bytes as a safetensors file; `path` is only for messages.

@@ -25,5 +25,6 @@ pub const REGISTER: Register = Register {
     },
     tasks: mask_core::methods! { classify: finetune::ClassifyConfig },
     golden: include_str!("../tests/golden/index.yaml"),
-    families: &[&model::VIT_MAE, &model::VIT],
+    families: &[&model::VIT_MAE, &model::VIT, &model::BEIT, &model::IJEPA],
+    layouts: &model::LAYOUTS,
 };

@@ -10,8 +10,12 @@ mod worked;
 mod bad_input;
 #[path = "main/cli.rs"]
 mod cli;
+#[path = "main/exchange.rs"]
+mod exchange;
 #[path = "main/faults.rs"]
 mod faults;
+#[path = "main/finetune.rs"]
+mod finetune;
 #[path = "main/guided.rs"]
 mod guided;
 #[path = "main/keys.rs"]

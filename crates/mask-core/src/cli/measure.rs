@@ -8,6 +8,7 @@ use tch::{Device, Tensor};
 use super::{Changes, Compute, say, say_json};
 use crate::eval::{AttentiveConfig, DenseConfig};
 use crate::method::{Encoder, Pool, Split};
+use crate::report::score_title;
 use crate::run::{
     Embedded, EvaluateConfig, FinetuneConfig, KnnConfig, LinearConfig, Register, Scores, Session, Work, embed,
     held_out, score,
@@ -94,7 +95,7 @@ impl Probe {
     }
 }
 
-fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box<dyn hub::Hosted>> {
+pub(super) fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box<dyn hub::Hosted>> {
     let hosted = hub::open(register.families, folder, device)?;
     for note in hosted.notes() {
         tracing::info!("{}: {note}", folder.display());
@@ -106,7 +107,7 @@ fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box
 pub(super) fn print_scores(scores: &[Scores]) {
     let Some(first) = scores.first() else { return };
     let kinds: Vec<&str> = first.scores.iter().map(|score| score.kind).collect();
-    let head: Vec<String> = kinds.iter().map(|kind| format!("{:>14}", title(kind))).collect();
+    let head: Vec<String> = kinds.iter().map(|kind| format!("{:>14}", score_title(kind))).collect();
     say(format_args!("{:28}{}", "accuracy", head.join("")));
     for row in scores {
         // Not everything can be measured of every encoder.
@@ -115,16 +116,6 @@ pub(super) fn print_scores(scores: &[Scores]) {
             format!("{:>14}", score.map_or("-".to_owned(), |score| format!("{:.1} %", 100.0 * score.accuracy)))
         };
         say(format_args!("{:28}{}", row.encoder, kinds.iter().map(cell).collect::<String>()));
-    }
-}
-
-fn title(kind: &str) -> &str {
-    match kind {
-        "linear" => "linear probe",
-        "knn" => "kNN",
-        "dense" => "dense, mIoU",
-        "dense_accuracy" => "dense",
-        other => other,
     }
 }
 

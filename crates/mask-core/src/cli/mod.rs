@@ -1,7 +1,10 @@
 //! The experiment binary of a modality crate: the same verbs in each.
 
 mod bench;
+mod convert;
 mod doctor;
+mod export;
+mod finetune;
 mod list;
 mod look;
 mod measure;
@@ -17,7 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tch::Device;
 
 use crate::method::Split;
-use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, pretrain};
+use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, pretrain_resolved};
 use crate::train::watch_signals;
 use crate::{Error, Result};
 
@@ -39,6 +42,9 @@ enum Verb {
     },
     /// Trains a recipe; writes recipe.yaml, metrics.jsonl, TensorBoard events, checkpoints and report.html
     Pretrain(Pretrain),
+    /// Trains the encoder of a run, or of a Hugging Face folder, to classes by a recipe of kind classify
+    #[command(allow_missing_positional = true)]
+    Finetune(finetune::Finetune),
     /// Linear probe and kNN of a run's encoder, or of a Hugging Face folder
     Probe(measure::Probe),
     /// Held-out loss of a run
@@ -53,6 +59,10 @@ enum Verb {
     Forward(measure::Forward),
     /// Runs a table: arms over seeds, a verdict for each claim, beside the paper's figures
     Table(table::TableVerb),
+    /// Writes a run as a Hugging Face folder
+    Export(export::Export),
+    /// Turns a checkpoint of a paper's own repository into a Hugging Face folder; nothing in it is executed
+    Convert(convert::Convert),
     /// What libtorch, CUDA, FFmpeg, threads and data are found
     Doctor,
     /// Seconds a step, operations, memory, and rates of samplers and loader
@@ -105,6 +115,13 @@ struct Pretrain {
     /// A recipe, or the folder of a run
     recipe: PathBuf,
     #[command(flatten)]
+    training: Training,
+}
+
+/// Options of everything that trains a recipe.
+#[derive(Args)]
+struct Training {
+    #[command(flatten)]
     changes: Changes,
     /// The run's folder [default: the next free one below runs]
     #[arg(long)]
@@ -118,6 +135,9 @@ struct Pretrain {
     /// Builds everything, prints parameters, tokens, operations and memory, and stops
     #[arg(long)]
     dry_run: bool,
+    /// What came out as JSON instead of lines
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
     #[command(flatten)]
     compute: Compute,
 }
@@ -220,6 +240,7 @@ fn run(register: &Register, verb: Verb, cuda: &mask_torch::CudaLibrary) -> Resul
     match verb {
         Verb::List { json } => list::list(register, json),
         Verb::Pretrain(arguments) => arguments.run(register),
+        Verb::Finetune(arguments) => arguments.run(register),
         Verb::Probe(arguments) => arguments.run(register),
         Verb::Eval(arguments) => arguments.run(register),
         Verb::Embed(arguments) => arguments.run(register),
@@ -227,6 +248,8 @@ fn run(register: &Register, verb: Verb, cuda: &mask_torch::CudaLibrary) -> Resul
         Verb::Masks(arguments) => arguments.run(register),
         Verb::Forward(arguments) => arguments.run(register),
         Verb::Table(arguments) => arguments.run(register),
+        Verb::Export(arguments) => arguments.run(register),
+        Verb::Convert(arguments) => arguments.run(register),
         Verb::Doctor => doctor::doctor(register, cuda),
         Verb::Bench(arguments) => arguments.run(register),
     }
@@ -257,11 +280,19 @@ fn session_or_noise(resolve: impl Fn() -> Result<Resolved>, device: Device) -> R
 
 impl Pretrain {
     fn run(self, register: &Register) -> Result<()> {
+        let Self { recipe, training } = self;
+        training.run(register, &recipe, &|overrides| Resolved::read(register, &recipe, overrides))
+    }
+}
+
+impl Training {
+    /// Trains what `resolve` makes of the changes; `recipe` names the run.
+    fn run(self, register: &Register, recipe: &Path, resolve: &dyn Fn(&Overrides) -> Result<Resolved>) -> Result<()> {
         let threads = self.compute.start();
         let device = self.compute.device;
         if self.dry_run {
-            let resolve = || Resolved::read(register, &self.recipe, &self.changes.overrides());
-            let (session, note) = session_or_noise(resolve, device)?;
+            let (mut session, note) = session_or_noise(|| resolve(&self.changes.overrides()), device)?;
+            session.init(register)?;
             for (key, value) in plan_of(&session)? {
                 say(format_args!("{key:20} {value}"));
             }
@@ -279,7 +310,13 @@ impl Pretrain {
             device,
             threads,
         };
-        let done = pretrain(register, &self.recipe, &options)?;
+        let done = pretrain_resolved(register, resolve(&options.overrides)?, recipe, &options)?;
+        if self.json {
+            return say_json(&serde_json::json!({
+                "folder": done.folder, "step": done.trained.step, "loss": done.trained.loss, "scores": done.scores,
+                "finished": done.report.is_some(),
+            }));
+        }
         if let Some(loss) = done.trained.loss {
             say(format_args!("step {}: loss {loss:.4}", done.trained.step));
         }

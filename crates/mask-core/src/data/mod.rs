@@ -165,6 +165,11 @@ pub trait Front: Send + Sync {
         false
     }
 
+    /// How samples are prepared, as `preprocessor_config.json` says it, where `transformers` has words for it.
+    fn processor(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// What a sample looks like in front of any model, `[D]` numbers: the raw baseline of probes.
     fn raw(&self, item: &Item) -> Option<Vec<f32>> {
         let _ = item;

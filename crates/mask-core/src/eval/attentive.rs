@@ -148,17 +148,14 @@ impl Candidate {
         Ok(self.head.forward(&mixed.transpose(1, 2).reshape([rows, width])))
     }
 
-    fn learn(&self, tokens: &Tensor, target: &Tensor, factor: f64) -> Result<()> {
+    fn learn(&self, tokens: &Tensor, target: &Tensor, factor: f64, clock: &Clock) -> Result<()> {
         mask_torch::drop_grads(self.optimiser.params())?;
         let loss = crate::objective::cross_entropy(&self.forward(tokens)?, target, 0.0)?.mean(Kind::Float);
         loss.f_backward()?;
         let one = Tensor::ones([] as [i64; 0], (Kind::Float, tokens.device()));
-        tch::no_grad(|| self.optimiser.step(self.rate * factor, &CLOCK, &one, &one.zeros_like()))
+        tch::no_grad(|| self.optimiser.step(self.rate * factor, clock, &one, &one.zeros_like()))
     }
 }
-
-/// Nothing but the rate moves, and that is given.
-const CLOCK: Clock = Clock { step: 0, steps: 1, epoch: 0, steps_in_epoch: 1 };
 
 /// Each number's mean and the reciprocal of its deviation, [1, 1, D]; one that is constant becomes 0.
 struct Standard {
@@ -245,9 +242,10 @@ pub fn attentive_probe(
             let at = Tensor::from_slice(&ids.iter().map(|id| *id as i64).collect::<Vec<_>>()).to_device(device);
             let target = targets.index_select(0, &at);
             // The schedule's first rate is 0: a step later, so that no step is without effect.
-            let factor = schedule.at(&Clock::at((step + 1).min(steps - 1), steps, 1));
+            let clock = Clock::at((step + 1).min(steps - 1), steps, 1);
+            let factor = schedule.at(&clock);
             for candidate in &candidates {
-                candidate.learn(&tokens, &target, factor)?;
+                candidate.learn(&tokens, &target, factor, &clock)?;
             }
             step += 1;
         }

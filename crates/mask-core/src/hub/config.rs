@@ -31,6 +31,12 @@ impl ConfigReader {
         }
     }
 
+    /// Fields that don't come from a file of their own; errors name `path`.
+    #[must_use]
+    pub fn of(path: &Path, fields: Map<String, Value>) -> Self {
+        Self { path: path.to_owned(), fields }
+    }
+
     /// The error that a field can't be used.
     #[must_use]
     pub fn refuse(&self, key: &str, problem: &str) -> Error {
@@ -77,6 +83,18 @@ impl ConfigReader {
     /// Missing without a default, or no text.
     pub fn text(&self, key: &str, default: Option<&str>) -> Result<String> {
         self.get(key, default.map(str::to_owned), "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// A list of numbers, where there is one.
+    ///
+    /// # Errors
+    /// Something else, or no number.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let list = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>();
+        match self.fields.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.get(key, None, "a list of numbers", list).map(Some),
+        }
     }
 
     /// Two sides: one number for both, or a list of two.

@@ -1,17 +1,24 @@
 //! Hugging Face folders: `config.json` and `model.safetensors`, in and out.
 
 mod config;
+mod export;
 mod names;
+mod official;
+mod pth;
 
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Tensor};
 
 pub use config::ConfigReader;
+pub use export::Export;
 pub use names::{Loaded, Names};
+pub use official::{Converted, Described, Layout, Official, convert};
+pub use pth::Pth;
 
 use crate::data::Front;
 use crate::method::Encoder;
+use crate::nn::Parameters;
 use crate::{Error, Named, Result, store};
 
 /// A folder that was read.
@@ -21,6 +28,8 @@ pub struct Folder {
     pub path: PathBuf,
     /// `config.json`.
     pub config: ConfigReader,
+    /// `preprocessor_config.json`: how samples are prepared, where the folder says so.
+    pub processor: Option<ConfigReader>,
     /// The weights by their names on the Hub.
     pub weights: Named<Tensor>,
 }
@@ -38,7 +47,9 @@ impl Folder {
         let (single, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
         let weights =
             if single.is_file() || !index.is_file() { store::read(&single)?.tensors } else { shards(path, &index)? };
-        Ok(Self { path: path.to_owned(), config, weights })
+        let processor = path.join("preprocessor_config.json");
+        let processor = processor.is_file().then(|| ConfigReader::open(&processor)).transpose()?;
+        Ok(Self { path: path.to_owned(), config, processor, weights })
     }
 
     /// Writes a folder; the files are complete or not there.
@@ -51,9 +62,21 @@ impl Folder {
         // `transformers` asks for this word before it reads the file.
         let metadata = Named::from([("format".to_owned(), "pt".to_owned())]);
         store::write(&path.join("model.safetensors"), &tensors, &metadata)?;
-        let text = serde_json::to_string_pretty(config).map_err(|error| Error::Defect(error.to_string()))?;
-        store::write_bytes(&path.join("config.json"), format!("{text}\n").as_bytes())
+        write_json(&path.join("config.json"), config)
     }
+
+    /// Writes how samples are prepared, beside the model.
+    ///
+    /// # Errors
+    /// As [`Folder::write`].
+    pub fn write_processor(path: &Path, processor: &serde_json::Value) -> Result<()> {
+        write_json(&path.join("preprocessor_config.json"), processor)
+    }
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Defect(error.to_string()))?;
+    store::write_bytes(path, format!("{text}\n").as_bytes())
 }
 
 /// Weights split over several files.
@@ -98,6 +121,9 @@ pub trait Hosted {
 
     /// The representation model.
     fn encoder(&self) -> &dyn Encoder;
+
+    /// Its parameters under our own names, filled.
+    fn parameters(&self) -> &Parameters;
 
     /// Reads a user's files as the model wants them.
     ///

@@ -8,6 +8,7 @@ mod layers;
 mod position;
 mod projection;
 mod scope;
+mod transfer;
 
 pub use attention::{Attention, QkvBias, RelativeBias, RelativeBiasConfig};
 pub use block::{Block, NormPlace, Stack, StackConfig};
@@ -17,3 +18,4 @@ pub use layers::{Activation, LayerNorm, Linear, Mlp, drop_path, dropout};
 pub use position::{Positions as PositionTable, interpolate, sin_cos};
 pub use projection::{Projection, ProjectionConfig};
 pub use scope::{Init, InitRule, Parameter, Parameters, Scope};
+pub use transfer::{Transferred, transfer};

@@ -42,13 +42,15 @@ impl Positions {
             let head = Tensor::zeros([prefix, width], (Kind::Float, tch::Device::Cpu));
             Ok::<_, Error>(Tensor::cat(&[head, sin_cos(grid, width)?], 0))
         };
-        Ok(match self {
+        let table = match self {
             Self::SinCos => Some(at.table("positions", sines()?)?),
             Self::TrainedSinCos => Some(at.plain_from("positions", sines()?)?),
             Self::Learned if decays => Some(at.weight("positions", &[rows, width], init.token())?),
             Self::Learned => Some(at.plain("positions", &[rows, width], init.token())?),
             Self::None => None,
-        })
+        };
+        at.over("positions", grid, prefix);
+        Ok(table)
     }
 }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::grid::Grid;
 use crate::stream::{Purpose, Stream, hash_name};
 use crate::{Error, Result};
 
@@ -141,6 +142,8 @@ pub struct Parameter {
     pub trained: bool,
     /// Whether it is a teacher's: a copy, which no count of a model's parameters holds.
     pub teacher: bool,
+    /// Of a table with a row a position: the positions' grid, and how many rows stand in front of them.
+    pub grid: Option<(Grid, i64)>,
 }
 
 /// The parameters of a model, in the order in which they were made.
@@ -288,7 +291,7 @@ impl Scope {
         let trained = trained && self.trained;
         let tensor = tensor.f_to_device(self.device())?.set_requires_grad(trained);
         let shared = tensor.shallow_clone();
-        list.push(Parameter { name, tensor, layer: self.layer, decay, trained, teacher: !self.trained });
+        list.push(Parameter { name, tensor, layer: self.layer, decay, trained, teacher: !self.trained, grid: None });
         Ok(shared)
     }
 
@@ -303,6 +306,15 @@ impl Scope {
         })?;
         let values = Tensor::from_slice(&values).view(shape);
         self.add(name, values, decay, true)
+    }
+
+    /// Records that a table of this scope has a row for each of `prefix` tokens and then for each position of `grid`.
+    pub(super) fn over(&self, name: &str, grid: &Grid, prefix: i64) {
+        let name = self.full(name);
+        let mut list = self.parameters.list.borrow_mut();
+        if let Some(parameter) = list.iter_mut().find(|parameter| parameter.name == name) {
+            parameter.grid = Some((grid.clone(), prefix));
+        }
     }
 
     /// A weight, to which weight decay applies.

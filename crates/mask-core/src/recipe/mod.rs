@@ -26,7 +26,7 @@ mod tests;
 mod tree;
 
 pub use nearest::{Misspelling, misspellings};
-pub use overlay::{differences, overlay, to_yaml};
+pub use overlay::{differences, overlay, to_value, to_yaml};
 pub use serde_yaml::{Mapping, Value};
 pub use tagged::{kind_of, typed_over};
 pub use tree::Tree;

@@ -5,6 +5,14 @@ use serde_yaml::{Mapping, Value};
 /// The key that picks a part's type.
 pub(super) const KIND: &str = "kind";
 
+/// A part of a recipe as a tree.
+///
+/// # Errors
+/// A value that YAML can't hold: a defect of the part.
+pub fn to_value(part: &impl serde::Serialize) -> crate::Result<Value> {
+    serde_yaml::to_value(part).map_err(|error| crate::Error::Defect(error.to_string()))
+}
+
 /// Lays `upper` over `lower`: mappings merge key by key and anything else replaces. Where both are mappings and their
 /// `kind` differs, the upper replaces the lower. A lower text under a mapping without `kind` counts as `kind: text`, so
 /// that `mask: block` below `mask: { ratio: 0.6 }` means a block mask.

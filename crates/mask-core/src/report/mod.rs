@@ -21,5 +21,5 @@ pub use chart::{Line, LineChart};
 pub use dots::{DotChart, DotRow};
 pub use events::Events;
 pub use metrics::Metrics;
-pub use page::{Baseline, Picture, Report, Run};
+pub use page::{Baseline, Picture, Report, Run, score_title};
 pub use sheet::{Panel, contact_sheet, png};

@@ -26,10 +26,8 @@ pub struct Run {
     pub metrics: Metrics,
     /// The resolved recipe, as YAML.
     pub recipe: String,
-    /// Accuracy of a linear probe, 0 to 1.
-    pub linear_probe: Option<f64>,
-    /// Accuracy of kNN, 0 to 1; where it is `None` the last `knn` of the metrics stands in.
-    pub knn: Option<f64>,
+    /// What was measured at the end, 0 to 1, by kind; where there is no `knn` the last one of the metrics stands in.
+    pub scores: Vec<(String, f64)>,
 }
 
 impl Run {
@@ -57,9 +55,10 @@ impl Run {
         })
     }
 
-    /// [`Run::knn`] or the last one of the metrics.
-    pub(super) fn last_knn(&self) -> Option<f64> {
-        self.knn.or_else(|| self.metrics.last("knn"))
+    /// A score by its kind; of kNN, the last one of the metrics where it wasn't measured at the end.
+    pub(super) fn score(&self, kind: &str) -> Option<f64> {
+        let own = self.scores.iter().find(|(name, _)| name == kind).map(|(_, value)| *value);
+        own.or_else(|| self.metrics.last(kind).filter(|_| kind == "knn"))
     }
 }
 
@@ -68,10 +67,23 @@ impl Run {
 pub struct Baseline {
     /// Its name.
     pub name: String,
-    /// Accuracy of a linear probe on it, 0 to 1.
-    pub linear_probe: Option<f64>,
-    /// Accuracy of kNN on it, 0 to 1.
-    pub knn: Option<f64>,
+    /// What was measured of it, 0 to 1, by kind.
+    pub scores: Vec<(String, f64)>,
+}
+
+/// What a kind of score is called.
+#[must_use]
+pub fn score_title(kind: &str) -> &str {
+    match kind {
+        "linear" => "linear probe",
+        "knn" => "kNN",
+        "attentive" => "attentive",
+        "dense" => "dense, mIoU",
+        "dense_accuracy" => "dense",
+        "finetune" => "fine-tuned",
+        "top1" => "top-1",
+        other => other,
+    }
 }
 
 /// A picture of the report.
@@ -156,7 +168,7 @@ mod tests {
         fs::write(run.join("recipe.yaml"), "seed: 0\n").unwrap();
         let found = Run::read(&run).unwrap();
         assert_eq!(
-            (found.name.as_str(), found.recipe.as_str(), found.last_knn()),
+            (found.name.as_str(), found.recipe.as_str(), found.score("knn")),
             ("blinds-0", "seed: 0\n", Some(0.5))
         );
         fs::write(run.join("timing.jsonl"), "{\"step\":1,\"samples_per_second\":812.0,\"data_wait\":0.02}\n").unwrap();

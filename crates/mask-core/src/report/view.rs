@@ -8,17 +8,18 @@ use super::axis::short;
 use super::bars::{Bar, BarChart};
 use super::chart::{Line, LineChart};
 use super::compare;
-use super::page::{Picture, Report, Run};
+use super::page::{Baseline, Picture, Report, Run, score_title};
 use super::svg::STYLE;
 use crate::error::{Error, Result};
 
 const TEMPLATE: &str = include_str!("report.html");
 
 /// The charts that every run has, in the order of the page: series, title, what it is multiplied with.
-const CHARTS: [(&str, &str, f64); 6] = [
+const CHARTS: [(&str, &str, f64); 7] = [
     ("loss", "Training loss", 1.0),
     ("held_out", "Held-out loss", 1.0),
     ("knn", "kNN (%)", 100.0),
+    ("top1", "Held-out accuracy (%)", 100.0),
     ("rate", "Learning rate", 1.0),
     ("grad_norm", "Gradient norm", 1.0),
     ("samples_per_second", "Samples a second", 1.0),
@@ -111,49 +112,72 @@ fn figures(report: &Report) -> Vec<Value> {
     rows.into_iter().flatten().collect()
 }
 
-/// What was measured of one encoder.
+/// Kinds of scores in the order in which they come first.
+fn kinds(report: &Report) -> Vec<&str> {
+    let all = runs(report).map(|run| &run.scores).chain(report.baselines.iter().map(|base| &base.scores)).flatten();
+    let mut kinds: Vec<&str> = Vec::new();
+    let watched = runs(report).any(|run| run.score("knn").is_some()).then_some("knn");
+    for kind in all.map(|(kind, _)| kind.as_str()).chain(watched) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+/// What was measured of one encoder, a value a kind.
 struct Measured {
     name: String,
-    linear: Option<f64>,
-    knn: Option<f64>,
+    values: Vec<Option<f64>>,
     /// A run rather than a baseline.
     trained: bool,
 }
 
-/// The runs, then the baselines; nothing when nothing was measured of any of them.
-fn measured(report: &Report) -> Vec<Measured> {
+/// The runs, then the baselines.
+fn measured(report: &Report, kinds: &[&str]) -> Vec<Measured> {
     let trained = runs(report).enumerate().map(|(number, run)| Measured {
         name: called(number, run),
-        linear: run.linear_probe,
-        knn: run.last_knn(),
+        values: kinds.iter().map(|kind| run.score(kind)).collect(),
         trained: true,
     });
+    let of = |base: &Baseline, kind: &str| base.scores.iter().find(|(name, _)| name == kind).map(|(_, value)| *value);
     let baselines = report.baselines.iter().map(|base| Measured {
         name: base.name.clone(),
-        linear: base.linear_probe,
-        knn: base.knn,
+        values: kinds.iter().map(|kind| of(base, kind)).collect(),
         trained: false,
     });
-    let all: Vec<Measured> = trained.chain(baselines).collect();
-    if all.iter().all(|one| one.linear.is_none() && one.knn.is_none()) { Vec::new() } else { all }
+    trained.chain(baselines).collect()
 }
 
-fn encoders(report: &Report) -> Vec<Value> {
-    let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
-    let row = |one: Measured| context! { name => one.name, linear => cell(one.linear), knn => cell(one.knn), trained => one.trained };
-    measured(report).into_iter().map(row).collect()
+/// The table of scores: titles, and a row an encoder; nothing when nothing was measured.
+fn encoders(report: &Report) -> Option<Value> {
+    let kinds = kinds(report);
+    let cell = |value: &Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
+    let rows: Vec<Value> = measured(report, &kinds)
+        .iter()
+        .map(|one| {
+            let cells: Vec<String> = one.values.iter().map(cell).collect();
+            context! { name => one.name.clone(), cells, trained => one.trained }
+        })
+        .collect();
+    let titles: Vec<&str> = kinds.iter().map(|kind| score_title(kind)).collect();
+    (!kinds.is_empty()).then(|| context! { titles, rows })
 }
 
 fn bars(report: &Report) -> Vec<Value> {
-    let all = measured(report);
-    let chart = |title: &str, value: fn(&Measured) -> Option<f64>| {
-        let bar = |one: &Measured| Some(Bar { label: one.name.clone(), value: value(one)?, strong: one.trained });
+    let kinds = kinds(report);
+    let all = measured(report, &kinds);
+    let chart = |(at, kind): (usize, &&str)| {
+        let bar = |one: &Measured| Some(Bar { label: one.name.clone(), value: one.values[at]?, strong: one.trained });
         let bars: Vec<Bar> = all.iter().filter_map(bar).collect();
         // One bar alone compares nothing; the table has its value.
-        (bars.len() > 1).then(|| BarChart { title: title.to_owned(), bars, percent: true })
+        let title = score_title(kind);
+        let title = title.chars().take(1).flat_map(char::to_uppercase).chain(title.chars().skip(1)).collect();
+        let title = if *kind == "knn" { "kNN".to_owned() } else { title };
+        (bars.len() > 1).then(|| BarChart { title, bars, percent: true })
     };
-    let charts = [chart("Linear probe", |one| one.linear), chart("kNN", |one| one.knn)];
-    charts.into_iter().flatten().map(|chart| Value::from_safe_string(chart.inline())).collect()
+    let charts = kinds.iter().enumerate().filter_map(chart);
+    charts.map(|chart| Value::from_safe_string(chart.inline())).collect()
 }
 
 fn charts(report: &Report, wanted: &[(&str, &str, f64)]) -> Vec<Value> {
@@ -164,6 +188,12 @@ fn charts(report: &Report, wanted: &[(&str, &str, f64)]) -> Vec<Value> {
     charts.collect()
 }
 
+/// A baseline's score as a line across a chart.
+fn level(base: &Baseline, kind: &str, unit: f64) -> Option<(String, f64)> {
+    let (_, value) = base.scores.iter().find(|(name, _)| name == kind)?;
+    Some((base.name.clone(), unit * value))
+}
+
 fn chart(report: &Report, series: &str, title: &str, unit: f64) -> LineChart {
     let scaled = |run: &Run| run.metrics.series(series).iter().map(|[x, y]| [*x, unit * y]).collect::<Vec<_>>();
     let lines: Vec<Line> =
@@ -172,7 +202,7 @@ fn chart(report: &Report, series: &str, title: &str, unit: f64) -> LineChart {
     let least = values().fold(f64::INFINITY, f64::min);
     let most = values().fold(f64::NEG_INFINITY, f64::max);
     let levels = match series {
-        "knn" => report.baselines.iter().filter_map(|base| Some((base.name.clone(), unit * base.knn?))).collect(),
+        "knn" | "top1" => report.baselines.iter().filter_map(|base| level(base, series, unit)).collect(),
         _ => Vec::new(),
     };
     let log_y = least > 0.0 && most / least > LOG_FROM;
@@ -224,7 +254,7 @@ fn picture(picture: &Picture) -> Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Baseline, Metrics, contact_sheet, png};
+    use super::super::{Metrics, contact_sheet, png};
     use super::*;
 
     fn run(name: &str, recipe: &str) -> Run {
@@ -262,7 +292,7 @@ mod tests {
             arxiv: Some(bad.into()),
             against: Some(run(bad, "seed: 1")),
             run: one,
-            baselines: vec![Baseline { name: bad.into(), linear_probe: Some(0.5), knn: Some(0.4) }],
+            baselines: vec![Baseline { name: bad.into(), scores: vec![(bad.into(), 0.5)] }],
             pictures: vec![Picture { title: bad.into(), caption: bad.into(), bytes: sheet }],
             notes: vec![bad.into()],
         }
@@ -281,10 +311,20 @@ mod tests {
 
     #[test]
     fn figures_stand_beside_the_baselines() {
-        let baseline = Baseline { name: "random-initialised encoder".into(), linear_probe: None, knn: Some(0.613) };
+        let scores = vec![("knn".into(), 0.613), ("dense".into(), 0.21)];
+        let baseline = Baseline { name: "random-initialised encoder".into(), scores };
         let page = Report { baselines: vec![baseline], ..report() }.render().unwrap();
-        for want in ["0.01667", "75.5 %", "74.0 %", "61.3 %", "random-initialised encoder", "Masked share", "code use"]
-        {
+        for want in [
+            "0.01667",
+            "75.5 %",
+            "74.0 %",
+            "61.3 %",
+            "21.0 %",
+            "dense, mIoU",
+            "random-initialised",
+            "Masked share",
+            "code use",
+        ] {
             assert!(page.contains(want), "{want}");
         }
         assert!(page.contains("Training loss (logarithmic)"));

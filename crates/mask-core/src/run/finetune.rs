@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::data::{MixConfig, WorkLimits};
 use crate::finetune::{HeadConfig, LabelsConfig};
 use crate::nn::Parameters;
-use crate::recipe::{Mapping, Tree, Value};
+use crate::recipe::{Mapping, Tree, Value, to_value};
 use crate::schedule::RateConfig;
 use crate::train::{AdamWConfig, BatchConfig, OptimiserConfig, TrainConfig, Trainer};
 use crate::{Error, Named, Result};
@@ -105,16 +105,16 @@ impl FinetuneConfig {
         }
         let mut data = run.data.clone();
         if let Some(batch) = data.get_mut("batch") {
-            *batch = value(&self.batch)?;
+            *batch = to_value(&self.batch)?;
         }
         let method: Mapping = [
             ("kind", Value::from(task.card.name)),
             ("encoder", encoder),
             ("adapt", self.adapt.into()),
             ("classes", (classes as u64).into()),
-            ("head", value(&self.head)?),
-            ("labels", value(&self.labels)?),
-            ("mix", value(&self.mix)?),
+            ("head", to_value(&self.head)?),
+            ("labels", to_value(&self.labels)?),
+            ("mix", to_value(&self.mix)?),
         ]
         .map(|(key, value)| (Value::from(key), value))
         .into_iter()
@@ -123,7 +123,7 @@ impl FinetuneConfig {
             ("seed", run.config.seed.into()),
             ("data", data),
             ("method", Value::Mapping(method)),
-            ("train", value(&self.train)?),
+            ("train", to_value(&self.train)?),
             ("evaluate", Value::Sequence(Vec::new())),
         ]
         .map(|(key, value)| (Value::from(key), value))
@@ -132,10 +132,6 @@ impl FinetuneConfig {
         let tree = Tree::from_value(Value::Mapping(recipe), "evaluate.finetune");
         Resolved::of(&run.register, tree, &Overrides::default())
     }
-}
-
-fn value(part: &impl Serialize) -> Result<Value> {
-    serde_yaml::to_value(part).map_err(|error| Error::Defect(error.to_string()))
 }
 
 /// Fills the encoder of `parameters` from weights of a run: what lies below `encoder.` by its own name, and the bias of

@@ -3,6 +3,7 @@
 mod evaluate;
 mod finetune;
 mod guidance;
+mod init;
 mod resolve;
 mod result;
 mod session;
@@ -15,9 +16,10 @@ pub use evaluate::{
 };
 pub use finetune::{FinetuneConfig, take_encoder};
 pub use guidance::{GuidanceConfig, guidance};
+pub use init::InitConfig;
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};
 pub(crate) use session::{Lock, changed_keys};
-pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain};
+pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain, pretrain_resolved};
 pub use summary::{commit, machine};

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::EvaluateConfig;
+use super::init::InitConfig;
 use crate::method::{Configured, MethodEntry};
 use crate::recipe::{Mapping, Tree, Value, kind_of, to_yaml};
 use crate::train::{BatchConfig, TrainConfig};
@@ -24,6 +25,8 @@ pub struct Register {
     pub tasks: &'static [MethodEntry],
     /// Hugging Face model types that `forward`, `probe` and `embed` read.
     pub families: &'static [&'static dyn crate::hub::Family],
+    /// Layouts of official checkpoints that `convert` reads.
+    pub layouts: &'static [&'static dyn crate::hub::Layout],
     /// The index of its golden folders, a line `folder: method` each.
     pub golden: &'static str,
     /// Where its recipes lie below `experiments`.
@@ -46,6 +49,8 @@ impl Register {
 pub struct RecipeConfig {
     /// Keys all randomness.
     pub seed: u64,
+    /// Where the first weights come from; null = drawn anew.
+    pub init: Option<InitConfig>,
     /// What is read; the modality's keys.
     pub data: Value,
     /// The method and its keys.
@@ -62,6 +67,7 @@ pub struct RecipeConfig {
 #[expect(dead_code, reason = "only their names are looked at")]
 struct OuterKeys {
     seed: Option<IgnoredAny>,
+    init: Option<IgnoredAny>,
     data: Option<IgnoredAny>,
     method: Option<IgnoredAny>,
     train: Option<IgnoredAny>,
@@ -142,6 +148,10 @@ impl Resolved {
         let data = (entry.read_data)(&tree)?;
         let batch: BatchConfig = tree.typed(&["data", "batch"])?;
         batch.check().map_err(|error| tree.place(error, ""))?;
+        if let Some(init) = &mut config.init {
+            init.check().map_err(|error| tree.place(error, ""))?;
+            init.strict = Some(init.strict.unwrap_or(false));
+        }
         config.train.check().map_err(|error| tree.place(error, ""))?;
         for (index, evaluate) in config.evaluate.iter().enumerate() {
             evaluate.check().map_err(|error| tree.place(error.within(&format!("evaluate.{index}")), ""))?;
@@ -155,6 +165,12 @@ impl Resolved {
         config.method = Value::Mapping(method_value);
         let value = serde_yaml::to_value(&config).map_err(|error| Error::Defect(error.to_string()))?;
         Ok(Self { config, entry, method, data, batch, value, register: *register, tree })
+    }
+
+    /// Whether it fine-tunes an encoder rather than pre-trains one.
+    #[must_use]
+    pub fn is_task(&self) -> bool {
+        self.register.tasks.iter().any(|task| task.card.name == self.entry.card.name)
     }
 
     /// The resolved recipe as text.
@@ -175,6 +191,7 @@ fn defaults(kind: &str, method: Value, data: Value, evaluate: &[EvaluateConfig])
     let value = |v: std::result::Result<Value, serde_yaml::Error>| v.map_err(|e| Error::Defect(e.to_string()));
     let mut tree = Mapping::new();
     tree.insert("seed".into(), 0.into());
+    tree.insert("init".into(), Value::Null);
     tree.insert("data".into(), data);
     let mut named = Mapping::from_iter([("kind".into(), kind.into())]);
     named.extend(method.as_mapping().cloned().unwrap_or_default());

@@ -100,19 +100,32 @@ impl Session {
         overrides: &Overrides,
         device: Device,
     ) -> Result<(Self, u64)> {
-        let (resolved, checkpoint) = if run.is_dir() {
+        let (resolved, checkpoint) = Self::stored(register, run, overrides)?;
+        let session = Self::over(splits, resolved, device)?;
+        session.parameters.load(&checkpoint.model, true)?;
+        Ok((session, checkpoint.step))
+    }
+
+    /// The recipe of a run's folder or of one of its checkpoints.
+    ///
+    /// # Errors
+    /// No run, no checkpoint, or a damaged one.
+    pub fn recipe_of(register: &Register, run: &Path) -> Result<Resolved> {
+        Self::stored(register, run, &Overrides::default()).map(|(resolved, _)| resolved)
+    }
+
+    /// What lies on the disk of a run.
+    fn stored(register: &Register, run: &Path, overrides: &Overrides) -> Result<(Resolved, Checkpoint)> {
+        if run.is_dir() {
             let checkpoint = Checkpoints::of(run).last()?;
-            (Resolved::read(register, run, overrides)?, checkpoint)
+            Ok((Resolved::read(register, run, overrides)?, checkpoint))
         } else {
             let checkpoint = Checkpoints::read(run)?;
             let value: Value = serde_yaml::from_str(&checkpoint.recipe)
                 .map_err(|error| Error::file(run, format!("holds a recipe that can't be read: {error}")))?;
             let label = format!("{} (its recipe)", run.display());
-            (Resolved::of(register, Tree::from_value(value, label), overrides)?, checkpoint)
-        };
-        let session = Self::over(splits, resolved, device)?;
-        session.parameters.load(&checkpoint.model, true)?;
-        Ok((session, checkpoint.step))
+            Ok((Resolved::of(register, Tree::from_value(value, label), overrides)?, checkpoint))
+        }
     }
 
     /// Probes the model, and, with `baselines`, a random-initialised encoder and the raw samples.
@@ -132,7 +145,8 @@ impl Session {
             }
             Ok::<_, Error>(all)
         };
-        let mut all = of("pre-trained encoder", &*self.method, Some(&self.parameters), raw)?;
+        let name = if self.resolved.is_task() { "model" } else { "pre-trained encoder" };
+        let mut all = of(name, &*self.method, Some(&self.parameters), raw)?;
         if baselines && !all.is_empty() {
             let parameters = Parameters::new(self.device, self.resolved.config.seed);
             let fresh = self.resolved.method.build(&parameters)?;
@@ -349,7 +363,19 @@ fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Resul
 /// # Errors
 /// What a user can mend, in one line; see [`Error`].
 pub fn pretrain(register: &Register, recipe: &Path, options: &Options) -> Result<Pretrained> {
-    let resolved = Resolved::read(register, recipe, &options.overrides)?;
+    pretrain_resolved(register, Resolved::read(register, recipe, &options.overrides)?, recipe, options)
+}
+
+/// As [`pretrain`], of a recipe that was read; `recipe` is where it came from, and names the run.
+///
+/// # Errors
+/// As there.
+pub fn pretrain_resolved(
+    register: &Register,
+    resolved: Resolved,
+    recipe: &Path,
+    options: &Options,
+) -> Result<Pretrained> {
     let folder = if options.resume {
         let folder = old_folder(options.out.as_deref(), recipe)?;
         if Checkpoints::of(&folder).steps()?.is_empty() && !folder.join("recipe.yaml").is_file() {
@@ -360,7 +386,11 @@ pub fn pretrain(register: &Register, recipe: &Path, options: &Options) -> Result
         new_folder(options.out.as_deref(), recipe)?
     };
     // Everything that can be wrong with recipe and data is found before the folder is made.
-    let session = Session::build(resolved, options.device)?;
+    let mut session = Session::build(resolved, options.device)?;
+    // A checkpoint wins over where the run's first weights came from, which need not be there any more.
+    if Checkpoints::of(&folder).steps()?.is_empty() {
+        session.init(register)?;
+    }
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "making the run's folder"))?;
     let _lock = Lock::take(&folder)?;
     let mut checkpoint: Option<Checkpoint> = None;

@@ -37,9 +37,9 @@ pub fn commit() -> Option<String> {
     Some(if clean { head } else { format!("{head} with changes") })
 }
 
-/// A score of one encoder by kind.
-fn of(scores: &Scores, kind: &str) -> Option<f64> {
-    scores.scores.iter().find(|score| score.kind == kind).map(|score| score.accuracy)
+/// Scores of one encoder by kind.
+fn by_kind(scores: &Scores) -> Vec<(String, f64)> {
+    scores.scores.iter().map(|score| (score.kind.to_owned(), score.accuracy)).collect()
 }
 
 /// Writes `report.html` into the run's folder.
@@ -58,13 +58,9 @@ pub(super) fn write(session: &Session, folder: &Path, trained: &Trained, scores:
     run.seed = Some(session.resolved.config.seed);
     run.parameters = Some(session.parameters.count().0);
     if let Some(first) = scores.first() {
-        (run.linear_probe, run.knn) = (of(first, "linear"), of(first, "knn"));
+        run.scores = by_kind(first);
     }
-    let baseline = |scores: &Scores| Baseline {
-        name: scores.encoder.clone(),
-        linear_probe: of(scores, "linear"),
-        knn: of(scores, "knn"),
-    };
+    let baseline = |scores: &Scores| Baseline { name: scores.encoder.clone(), scores: by_kind(scores) };
     let mut notes = Vec::new();
     if trained.skipped > 0 {
         notes.push(format!("{} samples could not be read and were skipped; the log names them.", trained.skipped));

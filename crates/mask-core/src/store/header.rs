@@ -95,11 +95,11 @@ fn instead(start: &[u8]) -> Option<&'static str> {
     Some(if start.starts_with(b"version https://git-lfs") {
         "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
     } else if start.starts_with(b"PK\x03\x04") {
-        "is a zip archive, as PyTorch's .pth and .bin files are, which is not read here; save it as safetensors \
-         first"
+        "is a zip archive, as PyTorch's .pth and .bin files are, which is not read here; turn it into a folder with \
+         convert, or save it as safetensors"
     } else if matches!(start, [0x80, 2..=5, ..]) {
-        "is a Python pickle, as old .pth and .bin files are, which is not read here; save it as safetensors \
-         first"
+        "is a Python pickle, as old .pth and .bin files are, which is not read here; turn it into a folder with \
+         convert, or save it as safetensors"
     } else if text.starts_with(b"<") {
         "is a web page, not the file itself; download it again, signed in where that is asked for"
     } else if text.starts_with(b"{") {

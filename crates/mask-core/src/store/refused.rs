@@ -44,11 +44,11 @@ refused! {
     web_page_after_blanks: *b"\n  \n<html><head></head></html>" =>
         "is a web page, not the file itself; download it again, signed in where that is asked for";
     pytorch_zip: *b"PK\x03\x04\x00\x00\x08\x08\x00\x00 archive/data.pkl" =>
-        "is a zip archive, as PyTorch's .pth and .bin files are, which is not read here; save it as safetensors \
-         first";
+        "is a zip archive, as PyTorch's .pth and .bin files are, which is not read here; turn it into a folder with \
+         convert, or save it as safetensors";
     old_pickle: *b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." =>
-        "is a Python pickle, as old .pth and .bin files are, which is not read here; save it as safetensors \
-         first";
+        "is a Python pickle, as old .pth and .bin files are, which is not read here; turn it into a folder with \
+         convert, or save it as safetensors";
     json_index: *br#"{"metadata":{},"weight_map":{}}"# =>
         "is JSON text, not safetensors; where it is an index, give the files that it lists";
     not_utf8: [&4u64.to_le_bytes()[..], b"{\xff\xfe}"].concat() =>

@@ -18,6 +18,7 @@ const REGISTER: Register = Register {
     name: "mask-blinds",
     about: "",
     methods: METHODS,
+    tasks: &[],
     families: &[],
     golden: "",
     modality: "blinds",

@@ -399,6 +399,10 @@ impl Front for ImageFront {
         self.strict
     }
 
+    fn processor(&self) -> Option<serde_json::Value> {
+        Some(crate::model::processor(self.augment.size, &self.augment.mean, &self.augment.std))
+    }
+
     fn raw(&self, item: &Item) -> Option<Vec<f32>> {
         match item.views.first()?.inputs.get("pixels")? {
             // Beyond this a probe of raw values costs more than it tells.

@@ -17,16 +17,18 @@
 //! gives the same numbers.
 
 use mask_core::data::Front;
+use mask_core::hub::Export;
 use mask_core::method::Sheet;
 use mask_core::nn::{Decoder, DecoderConfig, Scope};
 use mask_core::objective::squared_error;
+use mask_core::sampler::{Ratio, UniformConfig};
 use mask_core::{
     Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Split, Step, Want,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, ImageFront, Reads};
-use crate::model::{Vit, VitConfig};
+use crate::model::{Vit, VitConfig, export_mae, refuse_mask_tokens};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
 /// Recipe keys of MAE; the defaults are ViT-B/16 of the paper with the target of its best models.
@@ -116,6 +118,19 @@ impl Method for Mae {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn export(&self) -> Result<Export> {
+        let MaeConfig { encoder, predictor, mask, target, encoder_reads } = &self.config;
+        if *encoder_reads == Reads::All {
+            return Err(refuse_mask_tokens());
+        }
+        // Theirs masks uniformly; another mask leaves the paper's share there.
+        let ratio = match mask {
+            SamplerConfig::Uniform(UniformConfig { ratio: Ratio::Fixed(ratio), .. }) => *ratio,
+            _ => 0.75,
+        };
+        export_mae(encoder, predictor, ratio, *target == Normalise::Patch)
     }
 
     fn show(&self, batch: &Batch, step: &Step<'_>) -> Result<Sheet> {

@@ -17,6 +17,7 @@
 //! here update n has the rate of n.
 
 use mask_core::data::Front;
+use mask_core::hub::Export;
 use mask_core::method::Sheet;
 use mask_core::nn::{LinearHead, Scope};
 use mask_core::objective::absolute_error;
@@ -27,7 +28,7 @@ use mask_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, ImageFront, Reads};
-use crate::model::{Vit, VitConfig};
+use crate::model::{Vit, VitConfig, export_masked_vit};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
 /// Recipe keys of SimMIM; the defaults are the paper's ViT-B.
@@ -99,6 +100,10 @@ impl Method for Simmim {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn export(&self) -> Result<Export> {
+        export_masked_vit(&self.config.encoder)
     }
 
     fn show(&self, batch: &Batch, step: &Step<'_>) -> Result<Sheet> {

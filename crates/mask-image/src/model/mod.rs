@@ -3,5 +3,6 @@
 mod hub;
 mod vit;
 
-pub use hub::{VIT, VIT_MAE};
+pub use hub::{BEIT, IJEPA, LAYOUTS, VIT, VIT_MAE};
+pub(crate) use hub::{export_mae, export_masked_vit, processor, refuse_mask_tokens};
 pub use vit::{Vit, VitConfig};

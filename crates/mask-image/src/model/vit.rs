@@ -1,5 +1,6 @@
 //! One vision transformer with options, which serves all image papers.
 
+use mask_core::hub::Export;
 use mask_core::nn::{
     Activation, Init, InitRule, NormPlace, PatchEmbed, PositionTable, QkvBias, RelativeBias, RelativeBiasConfig, Scope,
     Stack, StackConfig, interpolate,
@@ -197,6 +198,8 @@ impl VitConfig {
             stack: Stack::new(at, stack)?,
             grid: grid.as_plane()?.map(|side| side as i64),
             patch,
+            config: self.clone(),
+            name: at.prefix(),
         })
     }
 
@@ -219,6 +222,9 @@ pub struct Vit {
     /// The plane of patches that the position table is for.
     grid: [i64; 2],
     patch: [i64; 2],
+    config: VitConfig,
+    /// The scope of its parameters.
+    name: String,
 }
 
 impl Encoder for Vit {
@@ -282,6 +288,10 @@ impl Encoder for Vit {
 
     fn width(&self) -> i64 {
         self.stack.width()
+    }
+
+    fn export(&self) -> Result<Export> {
+        super::hub::export_encoder(&self.config, &self.name, self.mask_token.is_some())
     }
 }
 

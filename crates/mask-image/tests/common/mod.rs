@@ -1,5 +1,7 @@
 //! What the tests share: the program, run as its users run it, in the root of the repository.
 
+pub mod pth;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};

@@ -115,6 +115,8 @@ fn dry_runs_give_the_papers_parameter_counts() {
         // The frozen sine tables of encoder and decoder are counted, as the official code's parameters are.
         ("mae.paper", "111907840 ("),
         ("simmim.paper", "86256720 ("),
+        // ViT-B without its own last norm, with a fresh one and a map to 1000 classes: all of it is trained.
+        ("mae.finetune.paper", "86567656 (86567656 trained)"),
     ];
     for (recipe, count) in counts {
         let path = format!("experiments/image/{recipe}.yaml");
@@ -287,7 +289,10 @@ fn help_and_version_are_no_errors() {
     let version = done(&mut mask(["--version"]));
     assert_eq!(version.trim(), format!("mask-image {}", env!("CARGO_PKG_VERSION")));
     let help = done(&mut mask(["--help"]));
-    for verb in ["list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "table", "doctor", "bench"] {
+    for verb in [
+        "list", "pretrain", "probe", "eval", "embed", "show", "masks", "forward", "export", "convert", "table",
+        "doctor", "bench",
+    ] {
         assert!(help.contains(verb), "{help}");
         assert!(done(&mut mask([verb, "--help"])).contains("Usage: "));
     }

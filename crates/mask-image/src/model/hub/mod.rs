@@ -1,5 +1,10 @@
-//! Vision transformers of the Hub: `vit_mae`, and `vit` with or without a head.
+//! Vision transformers of the Hub (`vit_mae`, `vit`, `beit`, `ijepa`) and official checkpoints that become theirs.
 
+mod beit;
+mod export;
+mod ijepa;
+mod names;
+mod official;
 mod vit;
 mod vit_mae;
 
@@ -9,13 +14,17 @@ use std::rc::Rc;
 use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Folder, Loaded, Names};
 use mask_core::method::DeviceDraft;
-use mask_core::nn::{InitRule, Parameters, PositionTable, QkvBias};
-use mask_core::{Clock, DevicePlan, Error, Layout, Named, Plan, Result, SamplerConfig, Split, Step, View};
+use mask_core::nn::{Init, InitRule, Linear, Parameters, PositionTable, QkvBias, Scope};
+use mask_core::{Clock, DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Split, Step, View};
 use tch::{Kind, Tensor};
 
 use super::VitConfig;
 use crate::data::{Augment, FolderConfig, ImageData, ImageFront, Reads, SourceConfig};
 
+pub use beit::BEIT;
+pub(crate) use export::{export_encoder, export_mae, export_masked_vit, processor, refuse_mask_tokens};
+pub use ijepa::IJEPA;
+pub use official::LAYOUTS;
 pub use vit::VIT;
 pub use vit_mae::VIT_MAE;
 
@@ -44,45 +53,9 @@ fn encoder_config(config: &ConfigReader) -> Result<VitConfig> {
     Ok(vit)
 }
 
-/// Names of one layer, which encoder and decoder share.
-fn layer(names: Names, ours: &str, theirs: &str, qkv_bias: bool) -> Names {
-    let qkv =
-        |part: &str| ["query", "key", "value"].map(|which| format!("{theirs}.attention.attention.{which}.{part}"));
-    let packed = |names: Names, part: &str| {
-        let [q, k, v] = qkv(part);
-        names.packed(&format!("{ours}.attention.qkv.{part}"), [&q, &k, &v])
-    };
-    let names = packed(names, "weight");
-    let names = if qkv_bias { packed(names, "bias") } else { names };
-    names
-        .pair(&format!("{ours}.attention.out"), &format!("{theirs}.attention.output.dense"))
-        .pair(&format!("{ours}.mlp.up"), &format!("{theirs}.intermediate.dense"))
-        .pair(&format!("{ours}.mlp.down"), &format!("{theirs}.output.dense"))
-        .pair(&format!("{ours}.norm1"), &format!("{theirs}.layernorm_before"))
-        .pair(&format!("{ours}.norm2"), &format!("{theirs}.layernorm_after"))
-}
-
-/// Names of the encoder below `prefix` (`vit.`, or nothing in a folder of the bare model).
-fn encoder_names(config: &VitConfig, prefix: &str, mask_token: bool) -> Names {
-    let embeddings = format!("{prefix}embeddings");
-    let mut names = Names::new()
-        .pair("encoder.patch", &format!("{embeddings}.patch_embeddings.projection"))
-        .same("encoder.class_token", &format!("{embeddings}.cls_token"))
-        .padded("encoder.positions", &format!("{embeddings}.position_embeddings"), [1, 0])
-        .pair("encoder.norm", &format!("{prefix}layernorm"));
-    if mask_token {
-        names = names.same("encoder.mask_token", &format!("{embeddings}.mask_token"));
-    }
-    for block in 0..config.depth {
-        let (ours, theirs) = (format!("encoder.block.{block}"), format!("{prefix}encoder.layer.{block}"));
-        names = layer(names, &ours, &theirs, config.qkv_bias == QkvBias::Full);
-    }
-    names
-}
-
-/// `vit.` where the weights have it.
-fn prefix_of(weights: &Named<Tensor>) -> &'static str {
-    if weights.keys().any(|name| name.starts_with("vit.")) { "vit." } else { "" }
+/// `vit.` and its like where the weights have it.
+fn prefix_of(weights: &Named<Tensor>, prefix: &'static str) -> &'static str {
+    if weights.keys().any(|name| name.starts_with(prefix)) { prefix } else { "" }
 }
 
 fn describe(loaded: &Loaded, head: Option<&str>) -> Vec<String> {
@@ -116,13 +89,68 @@ fn view(config: &VitConfig, pixels: &Tensor, plans: &[Plan]) -> Result<(View, De
     Ok((View { inputs, layout, draft: DeviceDraft::Whole }, plan))
 }
 
+/// Mean and standard deviation of a folder's channels.
+#[derive(Clone, Debug)]
+struct Colours([Vec<f64>; 2]);
+
+impl Colours {
+    /// Those of `preprocessor_config.json`; 0.5 each where the folder says nothing.
+    fn of(folder: &Folder, channels: usize) -> Result<Self> {
+        let Some(reader) = &folder.processor else { return Ok(Self([vec![0.5; channels], vec![0.5; channels]])) };
+        if !reader.flag("do_normalize", Some(true))? {
+            return Ok(Self([vec![0.0; channels], vec![1.0; channels]]));
+        }
+        let numbers = |key: &str| {
+            let values = reader.numbers(key)?.unwrap_or_else(|| vec![0.5; channels]);
+            match values.len() == channels && values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => {
+                    Err(reader.refuse(key, &format!("{values:?} is not a number for each of {channels} channels")))
+                }
+            }
+        };
+        let [mean, std] = [numbers("image_mean")?, numbers("image_std")?];
+        match std.iter().all(|std| *std > 0.0) {
+            true => Ok(Self([mean, std])),
+            false => Err(reader.refuse("image_std", "takes numbers above 0")),
+        }
+    }
+}
+
 /// A user's images as these models want them: the whole picture, resized.
-fn folder_front(config: &VitConfig, data: &Path) -> Result<Box<dyn Front>> {
-    let augment = Augment { mean: vec![0.5; config.channels], std: vec![0.5; config.channels], ..Augment::default() };
+fn folder_front(config: &VitConfig, data: &Path, Colours([mean, std]): &Colours) -> Result<Box<dyn Front>> {
+    let augment = Augment { mean: mean.clone(), std: std.clone(), ..Augment::default() };
     let source = SourceConfig::Folder(FolderConfig { path: data.to_owned() });
     // With a held-out source of its own all of `data` is read.
     let data = ImageData { held_out: Some(source.clone()), source, augment, ..ImageData::default() };
     ImageFront::build(&data, Split::Train, config, &SamplerConfig::default(), Reads::Visible)
+}
+
+/// The plans of a mask [B, L], or of nothing hidden; all positions are queried.
+fn plans(mask: Option<&Tensor>, rows: i64, layout: &Layout, has_token: bool) -> Result<Vec<Plan>> {
+    let everything = |plan| Plan { queried: vec![(0..layout.len() as u32).collect()], ..plan };
+    let Some(mask) = mask else {
+        return Ok((0..rows).map(|_| everything(Plan::nothing_hidden(layout))).collect());
+    };
+    if !has_token {
+        return Err(Error::value("bool_masked_pos", "can't be used: the folder has no mask token"));
+    }
+    if mask.size() != [rows, layout.len() as i64] {
+        return Err(Error::shape("bool_masked_pos", format!("[{rows}, {}]", layout.len()), &mask.size()));
+    }
+    let mask: Vec<Vec<i64>> = Vec::try_from(mask.to_kind(Kind::Int64))?;
+    let plan = |row: Vec<i64>| {
+        let mask: Vec<bool> = row.iter().map(|hidden| *hidden != 0).collect();
+        Ok(everything(Plan::from_mask(layout, &mask)?.filled(|_| Fill::MaskToken)))
+    };
+    mask.into_iter().map(plan).collect()
+}
+
+/// A linear map of the folder; its number of outputs is that of the file.
+fn map(names: &mut Names, at: &Scope, theirs: &str, width: i64, weight: &Tensor) -> Result<Linear> {
+    *names = std::mem::take(names).pair(&at.prefix(), theirs);
+    let out = weight.size().first().copied().unwrap_or(0);
+    Linear::new(at, width, out, Init::ZEROS)
 }
 
 /// Fills the parameters; an error names the folder's file.

@@ -1,15 +1,17 @@
 //! `vit`: plain encoders, masked image modeling (SimMIM), and classifiers.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use mask_core::data::Front;
-use mask_core::hub::{ConfigReader, Family, Folder, Hosted, Names};
-use mask_core::nn::{Activation, Init, Linear, LinearHead, Parameters, Scope, unpatch};
+use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
+use mask_core::nn::{Activation, Linear, LinearHead, Parameters, unpatch};
 use mask_core::objective::absolute_error;
-use mask_core::{DevicePlan, Encoder, Error, Features, Fill, Layout, Named, Plan, Predictor, Result, View, Want};
+use mask_core::{DevicePlan, Encoder, Features, Layout, Named, Predictor, Result, View, Want};
 use tch::{Device, Kind, Tensor};
 
-use super::{STEP, describe, encoder_config, encoder_names, folder_front, input, load, prefix_of, view};
+use super::names::Place;
+use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, view};
 use crate::model::{Vit, VitConfig};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
@@ -29,14 +31,9 @@ struct HostedVit {
     pooler: Option<Pooler>,
     classifier: Option<Linear>,
     has_token: bool,
+    colours: Colours,
+    parameters: Rc<Parameters>,
     notes: Vec<String>,
-}
-
-/// A linear map of the folder; its number of outputs is that of the file.
-fn map(names: &mut Names, at: &Scope, theirs: &str, width: i64, weight: &Tensor) -> Result<Linear> {
-    *names = std::mem::take(names).pair(&at.prefix(), theirs);
-    let out = weight.size().first().copied().unwrap_or(0);
-    Linear::new(at, width, out, Init::ZEROS)
 }
 
 fn pooler_activation(reader: &ConfigReader) -> Result<Option<Activation>> {
@@ -51,12 +48,14 @@ impl Family for VitFamily {
     fn open(&self, folder: &Folder, device: Device) -> Result<Box<dyn Hosted>> {
         let (reader, weights) = (&folder.config, &folder.weights);
         let config = encoder_config(reader)?;
-        let prefix = prefix_of(weights);
+        let prefix = prefix_of(weights, "vit.");
         let has_token = weights.contains_key(&format!("{prefix}embeddings.mask_token"));
         let parameters = Parameters::new(device, 0);
         let root = parameters.root();
         let encoder = config.build(&root.enter("encoder"), has_token)?;
-        let mut names = encoder_names(&config, prefix, has_token);
+        let norm = format!("{prefix}layernorm");
+        let place = Place { mask_token: has_token, ..Place::of("encoder", prefix, &norm) };
+        let mut names = place.plain(&config);
         let mut read = vec!["the encoder"];
         let head = if weights.contains_key("decoder.0.weight") {
             let stride = reader.sides("encoder_stride", Some([16, 16]))?;
@@ -90,31 +89,12 @@ impl Family for VitFamily {
         let loaded = load(&names, &parameters, folder)?;
         let note = format!("the folder has no head of masked image modeling; what is read: {}", read.join(", "));
         let notes = describe(&loaded, head.is_none().then_some(note.as_str()));
-        Ok(Box::new(HostedVit { notes, config, encoder, head, pooler, classifier, has_token }))
+        let colours = Colours::of(folder, config.channels)?;
+        Ok(Box::new(HostedVit { notes, config, parameters, encoder, head, pooler, classifier, has_token, colours }))
     }
 }
 
 impl HostedVit {
-    /// The plans of a mask [B, L], or of nothing hidden; the head answers for all positions.
-    fn plans(&self, mask: Option<&Tensor>, rows: i64, layout: &Layout) -> Result<Vec<Plan>> {
-        let everything = |plan| Plan { queried: vec![(0..layout.len() as u32).collect()], ..plan };
-        let Some(mask) = mask else {
-            return Ok((0..rows).map(|_| everything(Plan::nothing_hidden(layout))).collect());
-        };
-        if !self.has_token {
-            return Err(Error::value("bool_masked_pos", "can't be used: the folder has no mask token"));
-        }
-        if mask.size() != [rows, layout.len() as i64] {
-            return Err(Error::shape("bool_masked_pos", format!("[{rows}, {}]", layout.len()), &mask.size()));
-        }
-        let mask: Vec<Vec<i64>> = Vec::try_from(mask.to_kind(Kind::Int64))?;
-        let plan = |row: Vec<i64>| {
-            let mask: Vec<bool> = row.iter().map(|hidden| *hidden != 0).collect();
-            Ok(everything(Plan::from_mask(layout, &mask)?.filled(|_| Fill::MaskToken)))
-        };
-        mask.into_iter().map(plan).collect()
-    }
-
     /// What the head of masked image modeling gives.
     fn pixels(&self, head: &LinearHead, seen: &Features, view: &View, plan: &DevicePlan) -> Result<[Tensor; 2]> {
         let answers = head.answer(seen, plan, 0, &STEP)?; // [B * L, P]
@@ -133,7 +113,7 @@ impl Hosted for HostedVit {
     fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
         let pixels = input(inputs, "pixel_values", 4)?;
         let mask = inputs.get("bool_masked_pos");
-        let plans = self.plans(mask, pixels.size()[0], &Layout::single(self.config.grid()?))?;
+        let plans = plans(mask, pixels.size()[0], &Layout::single(self.config.grid()?), self.has_token)?;
         let (view, plan) = view(&self.config, pixels, &plans)?;
         tch::no_grad(|| {
             let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
@@ -163,8 +143,12 @@ impl Hosted for HostedVit {
         &self.encoder
     }
 
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
     fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data)
+        folder_front(&self.config, data, &self.colours)
     }
 
     fn notes(&self) -> &[String] {

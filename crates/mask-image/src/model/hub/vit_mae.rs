@@ -1,6 +1,7 @@
 //! `vit_mae`: masked autoencoders.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted, Names};
@@ -9,7 +10,8 @@ use mask_core::objective::squared_error;
 use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Want};
 use tch::{Device, Kind, Tensor};
 
-use super::{STEP, describe, encoder_config, encoder_names, folder_front, input, layer, load, prefix_of, view};
+use super::names::{Place, layer};
+use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, prefix_of, view};
 use crate::model::{Vit, VitConfig};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
@@ -25,6 +27,8 @@ struct VitMae {
     decoder: Option<Decoder>,
     keep: usize,
     target: PatchPixels,
+    colours: Colours,
+    parameters: Rc<Parameters>,
     notes: Vec<String>,
 }
 
@@ -55,11 +59,14 @@ impl Family for VitMaeFamily {
         // Both tables are frozen, but the file's own values count: writers have been seen with other ones.
         let encoder =
             VitConfig { positions: PositionTable::Learned, ..config.clone() }.build(&root.enter("encoder"), false)?;
-        let mut names = encoder_names(&config, prefix_of(weights), false);
+        let prefix = prefix_of(weights, "vit.");
+        let mut names = Place::of("encoder", prefix, &format!("{prefix}layernorm")).plain(&config);
         let decoder = if has_decoder {
             let (from, out) = (config.width, config.patch_numbers());
             let at = root.enter("predictor");
-            names = decoder_names(names, weights, &decoder_config, config.qkv_bias == QkvBias::Full);
+            // Newer writers nest the layers.
+            let nested = weights.keys().any(|name| name.starts_with("decoder.decoder_encoder."));
+            names = decoder_names(names, nested, &decoder_config, config.qkv_bias == QkvBias::Full);
             let decoder = Decoder::new(&at, &decoder_config, &config.stack(), &grid, from, 1, out);
             Some(decoder.map_err(|error| match error {
                 Error::Value { .. } => reader.refuse("decoder", &error.to_string()),
@@ -74,6 +81,8 @@ impl Family for VitMaeFamily {
             keep: (grid.len() as f64 * (1.0 - ratio)) as usize,
             target: PatchPixels::new(config.patch, PatchOrder::ChannelLast, normalise),
             notes: describe(&loaded, head),
+            colours: Colours::of(folder, config.channels)?,
+            parameters,
             config,
             encoder,
             decoder,
@@ -81,9 +90,8 @@ impl Family for VitMaeFamily {
     }
 }
 
-fn decoder_names(names: Names, weights: &Named<Tensor>, config: &DecoderConfig, qkv_bias: bool) -> Names {
-    // Newer writers nest the layers.
-    let nested = weights.keys().any(|name| name.starts_with("decoder.decoder_encoder."));
+/// Names of the decoder.
+pub(super) fn decoder_names(names: Names, nested: bool, config: &DecoderConfig, qkv_bias: bool) -> Names {
     let layers = if nested { "decoder.decoder_encoder.layer" } else { "decoder.decoder_layers" };
     let mut names = names
         .pair("predictor.embed", "decoder.decoder_embed")
@@ -137,8 +145,12 @@ impl Hosted for VitMae {
         &self.encoder
     }
 
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
     fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data)
+        folder_front(&self.config, data, &self.colours)
     }
 
     fn notes(&self) -> &[String] {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes the bad files that no editor writes. Python's standard library alone; the same bytes every time."""
-import gzip, json, pathlib, pickle, struct
+import gzip, io, json, pathlib, pickle, struct, zipfile
 
 HERE = pathlib.Path(__file__).parent
 
@@ -73,3 +73,66 @@ put("idx/truncated", idx(8, [3, 28, 28], b"\0" * 100))
 put("idx/lying", idx(8, [0xFFFFFFFF] * 3, b"\0" * 100))
 put("idx/lying.gz", gzip.compress(idx(8, [0xFFFFFFFF] * 3, b"\0" * 100), mtime=0))
 put("idx/truncated.gz", gzip.compress(idx(8, [3, 28, 28], bytes(i % 251 for i in range(2352))), mtime=0)[:-40])
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def shape(sides):
+    return b"(" + b"".join(b"J" + struct.pack("<i", side) for side in sides) + b"t"
+
+
+def checkpoint(tensors, before=b"", method=zipfile.ZIP_STORED):
+    """A checkpoint as torch.save writes it, of zeros, under the key 'model'."""
+    body, records = b"", []
+    for name, sides in tensors.items():
+        count = 1
+        strides = []
+        for side in reversed(sides):
+            strides.insert(0, count)
+            count *= side
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(len(records))) + text("cpu")
+        storage += b"J" + struct.pack("<i", count) + b"tQ"
+        body += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + shape(sides) + shape(strides)
+        body += b"\x89}tR"
+        records.append(b"\0" * 4 * count)
+    data = b"\x80\x02}" + before + text("model") + b"}(" + body + b"us."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in [("data.pkl", data)] + [(f"data/{key}", content) for key, content in enumerate(records)]:
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content, method)
+    return file.getvalue()
+
+
+mae = {"cls_token": [1, 1, 4], "pos_embed": [1, 5, 4], "patch_embed.proj.weight": [4, 3, 2, 2],
+       "patch_embed.proj.bias": [4], "blocks.0.norm1.weight": [4], "blocks.0.norm1.bias": [4],
+       "blocks.0.attn.qkv.weight": [12, 4], "blocks.0.attn.qkv.bias": [12], "blocks.0.attn.proj.weight": [4, 4],
+       "blocks.0.attn.proj.bias": [4], "blocks.0.norm2.weight": [4], "blocks.0.norm2.bias": [4],
+       "blocks.0.mlp.fc1.weight": [8, 4], "blocks.0.mlp.fc1.bias": [8], "blocks.0.mlp.fc2.weight": [4, 8],
+       "blocks.0.mlp.fc2.bias": [4], "norm.weight": [4], "norm.bias": [4]}
+evil = text("args") + b"cos\nsystem\n" + text("touch out") + b"\x85Rs"
+whole = checkpoint(mae)
+files = {
+    "empty": b"",
+    "web-page": weights["web-page"],
+    "safetensors": one,
+    "truncated": whole[:-40],
+    "no-directory": whole[:600],
+    "not-torch": b"PK\x05\x06" + b"\0" * 18,
+    "compressed": checkpoint(mae, method=zipfile.ZIP_DEFLATED),
+    "pickle": pickle.dumps({"model": {"w": [0.0]}}, protocol=2),
+    "system": checkpoint(mae, evil),
+    "missing-key": checkpoint({name: sides for name, sides in mae.items() if name != "norm.bias"}),
+    "wrong-shape": checkpoint(mae | {"blocks.0.mlp.fc2.weight": [4, 9]}),
+    "one-dimension": checkpoint(mae | {"pos_embed": [20]}),
+    "no-square": checkpoint(mae | {"pos_embed": [1, 6, 4]}),
+    "swin": checkpoint({"layers.0.blocks.0.attn.qkv.weight": [12, 4], "patch_embed.proj.weight": [4, 3, 2, 2]}),
+    "no-tensor": checkpoint({}),
+}
+text_zip = io.BytesIO()
+with zipfile.ZipFile(text_zip, "w") as archive:
+    archive.writestr(zipfile.ZipInfo("notes.txt"), "These are notes.")
+files["other-zip"] = text_zip.getvalue()
+for name, data in files.items():
+    put(f"pth/{name}.pth", data)
