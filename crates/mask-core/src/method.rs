@@ -14,6 +14,7 @@ use crate::recipe::{Tree, Value, typed_over};
 use crate::report::Panel;
 use crate::sampler::Sampler;
 use crate::schedule::Clock;
+use crate::stage::Artefacts;
 use crate::{Error, Named, Result};
 
 /// What stands about a method in lists and documents.
@@ -42,6 +43,26 @@ pub enum Split {
     HeldOut,
     /// Nothing is opened: plans are drawn as usual, values are noise. For dry runs, mask statistics and benchmarks.
     Synthetic,
+}
+
+/// What a front is built from.
+#[derive(Debug)]
+pub struct Site<'a, D> {
+    /// The recipe's data keys.
+    pub data: &'a D,
+    /// Which part of the data.
+    pub split: Split,
+    /// What the recipe's stages made.
+    pub made: &'a Artefacts,
+}
+
+impl<'a, D> Site<'a, D> {
+    /// A site without stages.
+    #[must_use]
+    pub fn new(data: &'a D, split: Split) -> Self {
+        static NONE: Artefacts = Artefacts::none();
+        Self { data, split, made: &NONE }
+    }
 }
 
 /// Where a step of training or evaluation stands.
@@ -550,9 +571,9 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
     ///
     /// # Errors
     /// Data that can't be read, or that doesn't fit the model.
-    fn front(&self, data: &Self::Data, split: Split) -> Result<Box<dyn Front>>;
+    fn front(&self, site: &Site<'_, Self::Data>) -> Result<Box<dyn Front>>;
 
-    /// The device's half.
+    /// The device's half; what stages made is found through the scope ([`Scope::made`]).
     ///
     /// # Errors
     /// Numbers that don't fit together.
@@ -561,11 +582,11 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
 
 /// A method with its keys read, its type forgotten.
 pub trait Configured {
-    /// See [`MethodConfig::front`]. `data` is the resolved `data` tree.
+    /// See [`MethodConfig::front`]; the site's data are the resolved `data` tree.
     ///
     /// # Errors
     /// As there, and data keys that can't be read.
-    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>>;
+    fn front(&self, site: &Site<'_, Value>) -> Result<Box<dyn Front>>;
 
     /// See [`MethodConfig::build`]; the parameters keep what was made.
     ///
@@ -581,9 +602,10 @@ pub trait Configured {
 }
 
 impl<C: MethodConfig> Configured for C {
-    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        let data: C::Data = serde_yaml::from_value(data.clone()).map_err(|e| Error::value("data", e.to_string()))?;
-        MethodConfig::front(self, &data, split)
+    fn front(&self, site: &Site<'_, Value>) -> Result<Box<dyn Front>> {
+        let data: C::Data =
+            serde_yaml::from_value(site.data.clone()).map_err(|e| Error::value("data", e.to_string()))?;
+        MethodConfig::front(self, &Site { data: &data, split: site.split, made: site.made })
     }
 
     fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>> {

@@ -1,13 +1,18 @@
 //! From a recipe's text, or a run's folder, to typed keys.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::evaluate::EvaluateConfig;
-use crate::method::{Configured, MethodEntry};
+use crate::data::Front;
+use crate::method::{Configured, MethodEntry, Site, Split};
+use crate::nn::Parameters;
 use crate::recipe::{Mapping, Tree, Value, kind_of, to_yaml};
+use crate::stage::Artefacts;
 use crate::train::{BatchConfig, TrainConfig};
 use crate::{Error, Result};
 
@@ -95,6 +100,8 @@ pub struct Resolved {
     pub value: Value,
     /// The register that it was read with.
     pub register: Register,
+    /// What the stages made, once they were run or looked up.
+    pub made: Artefacts,
     tree: Tree,
 }
 
@@ -154,7 +161,22 @@ impl Resolved {
         }
         config.method = Value::Mapping(method_value);
         let value = serde_yaml::to_value(&config).map_err(|error| Error::Defect(error.to_string()))?;
-        Ok(Self { config, entry, method, data, batch, value, register: *register, tree })
+        Ok(Self { config, entry, method, data, batch, value, register: *register, made: Artefacts::none(), tree })
+    }
+
+    /// The loader's half of the method over a part of the data.
+    ///
+    /// # Errors
+    /// Data that can't be read or that doesn't fit the model.
+    pub fn front(&self, split: Split) -> Result<Box<dyn Front>> {
+        let site = Site { data: &self.data, split, made: &self.made };
+        self.method.front(&site).map_err(|error| self.place(error, ""))
+    }
+
+    /// No parameter yet, with the recipe's seed and what its stages made: where the method is built.
+    #[must_use]
+    pub fn parameters(&self, device: Device) -> Rc<Parameters> {
+        Parameters::over(device, self.config.seed, self.made.clone())
     }
 
     /// The resolved recipe as text.

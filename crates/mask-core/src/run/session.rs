@@ -69,12 +69,9 @@ impl Session {
     /// # Errors
     /// As there.
     pub fn over(splits: [Split; 2], resolved: Resolved, device: Device) -> Result<Self> {
-        let front = |split| -> Result<Arc<dyn Front>> {
-            let front = resolved.method.front(&resolved.data, split).map_err(|error| resolved.place(error, ""))?;
-            Ok(Arc::from(front))
-        };
+        let front = |split| -> Result<Arc<dyn Front>> { Ok(Arc::from(resolved.front(split)?)) };
         let (train, held_out) = (front(splits[0])?, front(splits[1])?);
-        let parameters = Parameters::new(device, resolved.config.seed);
+        let parameters = resolved.parameters(device);
         let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, ""))?;
         let raw = resolved.register.raw;
         Ok(Self { resolved, train, held_out, method, parameters, device, raw })
@@ -133,7 +130,7 @@ impl Session {
         };
         let mut all = of("pre-trained encoder", &*self.method, Some(&self.parameters), raw)?;
         if baselines && !all.is_empty() {
-            let parameters = Parameters::new(self.device, self.resolved.config.seed);
+            let parameters = self.resolved.parameters(self.device);
             let fresh = self.resolved.method.build(&parameters)?;
             // Fine-tuned, it is a model trained from scratch.
             let scores = of(RANDOM, &*fresh, None, None)?;

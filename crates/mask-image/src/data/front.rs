@@ -7,7 +7,7 @@ use mask_core::data::{Array, Ask, Front, Item, ItemView, PositionLabels};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
 use mask_core::{
-    Clock, Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream,
+    Clock, Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Site, Split, Stream,
 };
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
@@ -148,29 +148,23 @@ impl ImageFront {
     /// # Errors
     /// Data that can't be read or doesn't fit the encoder.
     pub fn build(
-        data: &ImageData,
-        split: Split,
+        site: &Site<'_, ImageData>,
         encoder: &VitConfig,
         mask: &SamplerConfig,
         reads: Reads,
     ) -> Result<Box<dyn Front>> {
-        let view = ViewSpec { size: encoder.image, augment: data.augment.clone(), mask: Some((mask, reads)) };
-        Self::several(data, split, encoder, &[view])
+        let view = ViewSpec { size: encoder.image, augment: site.data.augment.clone(), mask: Some((mask, reads)) };
+        Self::several(site, encoder, &[view])
     }
 
     /// The front of a method that reads several views of each picture, all by the same encoder.
     ///
     /// # Errors
     /// As [`ImageFront::build`], or no view.
-    pub fn several(
-        data: &ImageData,
-        split: Split,
-        encoder: &VitConfig,
-        views: &[ViewSpec<'_>],
-    ) -> Result<Box<dyn Front>> {
+    pub fn several(site: &Site<'_, ImageData>, encoder: &VitConfig, views: &[ViewSpec<'_>]) -> Result<Box<dyn Front>> {
         let views = views.iter().map(|view| ImageView::build(view, encoder)).collect::<Result<Vec<_>>>()?;
-        let (source, chosen) = open(data, split)?;
-        let front = Self { source, chosen, views, strict: data.strict };
+        let (source, chosen) = open(site.data, site.split)?;
+        let front = Self { source, chosen, views, strict: site.data.strict };
         front.look_at_first(encoder.channels)?;
         Ok(Box::new(front))
     }

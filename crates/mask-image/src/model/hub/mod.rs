@@ -10,7 +10,7 @@ use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Folder, Loaded, Names};
 use mask_core::method::DeviceDraft;
 use mask_core::nn::{InitRule, Parameters, PositionTable, QkvBias};
-use mask_core::{Clock, DevicePlan, Error, Layout, Named, Plan, Result, SamplerConfig, Split, Step, View};
+use mask_core::{Clock, DevicePlan, Error, Layout, Named, Plan, Result, SamplerConfig, Site, Split, Step, View};
 use tch::{Kind, Tensor};
 
 use super::VitConfig;
@@ -122,7 +122,7 @@ fn folder_front(config: &VitConfig, data: &Path) -> Result<Box<dyn Front>> {
     let source = SourceConfig::Folder(FolderConfig { path: data.to_owned() });
     // With a held-out source of its own all of `data` is read.
     let data = ImageData { held_out: Some(source.clone()), source, augment, ..ImageData::default() };
-    ImageFront::build(&data, Split::Train, config, &SamplerConfig::default(), Reads::Visible)
+    ImageFront::build(&Site::new(&data, Split::Train), config, &SamplerConfig::default(), Reads::Visible)
 }
 
 /// Fills the parameters; an error names the folder's file.
