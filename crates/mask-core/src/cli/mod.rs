@@ -17,7 +17,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tch::Device;
 
 use crate::method::Split;
-use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, pretrain};
+use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, plan_of_stages, pretrain};
+use crate::stage::imagine;
 use crate::train::watch_signals;
 use crate::{Error, Result};
 
@@ -245,7 +246,12 @@ fn say_json(value: &impl serde::Serialize) -> Result<()> {
 
 /// A recipe over real data where it is there, and over noise where it isn't.
 fn session_or_noise(resolve: impl Fn() -> Result<Resolved>, device: Device) -> Result<(Session, Option<String>)> {
-    match Session::build(resolve()?, device) {
+    let built = resolve().and_then(|mut resolved| {
+        // Nothing is made here: models of stages are untrained, and their ids noise.
+        resolved.made = imagine(&resolved.stages, &resolved.register)?;
+        Session::build(resolved, device)
+    });
+    match built {
         Ok(session) => Ok((session, None)),
         Err(Error::File { path, problem }) if !path.exists() => {
             let note = format!("{}: {problem}; values are noise", path.display());
@@ -262,7 +268,9 @@ impl Pretrain {
         if self.dry_run {
             let resolve = || Resolved::read(register, &self.recipe, &self.changes.overrides());
             let (session, note) = session_or_noise(resolve, device)?;
-            for (key, value) in plan_of(&session)? {
+            // Without data their keys aren't known.
+            let stages = if note.is_none() { plan_of_stages(&session.resolved)? } else { Vec::new() };
+            for (key, value) in plan_of(&session)?.into_iter().chain(stages) {
                 say(format_args!("{key:20} {value}"));
             }
             if let Some(note) = note {

@@ -16,6 +16,6 @@ pub use finetune::{FinetuneConfig, take_encoder};
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};
-pub(crate) use session::{Lock, changed_keys};
-pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain};
+pub(crate) use session::{Lock, changed_keys, train_in};
+pub use session::{Options, Pretrained, Session, Work, plan_of, plan_of_stages, pretrain};
 pub use summary::{commit, machine};

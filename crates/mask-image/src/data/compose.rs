@@ -100,6 +100,16 @@ struct Composition {
 const MEMORY: usize = 1 << 30;
 
 impl ComposedConfig {
+    /// The files of both data sets.
+    ///
+    /// # Errors
+    /// A folder that can't be read.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = ImageFolder::open(&self.photographs, None)?.paths();
+        files.extend(self.garments.files());
+        Ok(files)
+    }
+
     /// Opens both data sets; `classes` are those of the training set.
     ///
     /// # Errors

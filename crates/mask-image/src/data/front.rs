@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mask_core::data::{Array, Ask, Front, Item, ItemView, PositionLabels};
+use mask_core::data::{Array, Ask, DataConfig, Front, Item, ItemView, PositionLabels};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
 use mask_core::{
@@ -40,6 +40,14 @@ impl Default for IdxConfig {
         let folder = PathBuf::from("datasets/samples/fashion-mnist");
         let labels = folder.join("train-labels-idx1-ubyte.gz");
         Self { images: folder.join("train-images-idx3-ubyte.gz"), labels: Some(labels) }
+    }
+}
+
+impl IdxConfig {
+    /// The files that it names.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [Some(&self.images), self.labels.as_ref()].into_iter().flatten().cloned().collect()
     }
 }
 
@@ -83,6 +91,18 @@ impl SourceConfig {
             Self::Composed(config) => Arc::new(config.open(classes)?),
         })
     }
+
+    /// The files that it reads.
+    ///
+    /// # Errors
+    /// A folder that can't be read.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Idx(config) => Ok(config.files()),
+            Self::Folder(config) => Ok(ImageFolder::open(&config.path, None)?.paths()),
+            Self::Composed(config) => config.files(),
+        }
+    }
 }
 
 /// Recipe keys of image data.
@@ -99,6 +119,20 @@ pub struct ImageData {
     pub batch: BatchConfig,
     /// Whether an image that can't be read stops the run, instead of being skipped and named.
     pub strict: bool,
+}
+
+impl DataConfig for ImageData {
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = self.source.files()?;
+        if let Some(held_out) = &self.held_out {
+            files.extend(held_out.files()?);
+        }
+        Ok(files)
+    }
+
+    fn still(self) -> Self {
+        Self { augment: self.augment.still(), batch: BatchConfig::default(), ..self }
+    }
 }
 
 /// What an encoder reads at hidden positions.
