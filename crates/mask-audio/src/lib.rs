@@ -10,6 +10,8 @@ pub const REGISTER: Register = Register {
     raw: "raw samples",
     methods: &[],
     tasks: &[],
+    tokenizers: &[],
+    stages: &[],
     families: &[],
     layouts: &[],
     golden: "",

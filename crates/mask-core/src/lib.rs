@@ -23,6 +23,7 @@ pub mod report;
 pub mod run;
 pub mod sampler;
 pub mod schedule;
+pub mod stage;
 pub mod store;
 pub mod table;
 pub mod train;
@@ -30,12 +31,13 @@ pub mod train;
 pub use error::{Error, Result};
 pub use grid::{Grid, Layout};
 pub use method::{
-    Batch, Card, Encoder, Features, Method, MethodConfig, Outcome, Predictor, Split, Step, Teacher, Term, Totals, View,
-    Want,
+    Batch, Card, Encoder, Features, Method, MethodConfig, Outcome, Predictor, Site, Split, Step, Teacher, Term, Totals,
+    View, Want,
 };
 pub use plan::{DevicePlan, Draft, Fill, Ids, Plan, Positions, Query};
 pub use sampler::{Hints, Sampler, SamplerConfig};
 pub use schedule::{Clock, Ramp};
+pub use stage::{Artefact, Artefacts};
 pub use stream::{Purpose, Stream};
 
 /// Things by name, in the order of names.

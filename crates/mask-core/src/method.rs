@@ -1,12 +1,13 @@
 //! What a method is: the seam between loader, model and training loop.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::Front;
+use crate::data::{DataConfig, Front};
 use crate::grid::Layout;
 use crate::hub::Export;
 use crate::nn::{Parameters, Scope};
@@ -15,6 +16,7 @@ use crate::recipe::{Tree, Value, typed_over};
 use crate::report::Panel;
 use crate::sampler::Sampler;
 use crate::schedule::Clock;
+use crate::stage::{Artefacts, Mention};
 use crate::{Error, Named, Result};
 
 /// What stands about a method in lists and documents.
@@ -43,6 +45,26 @@ pub enum Split {
     HeldOut,
     /// Nothing is opened: plans are drawn as usual, values are noise. For dry runs, mask statistics and benchmarks.
     Synthetic,
+}
+
+/// What a front is built from.
+#[derive(Debug)]
+pub struct Site<'a, D> {
+    /// The recipe's data keys.
+    pub data: &'a D,
+    /// Which part of the data.
+    pub split: Split,
+    /// What the recipe's stages made.
+    pub made: &'a Artefacts,
+}
+
+impl<'a, D> Site<'a, D> {
+    /// A site without stages.
+    #[must_use]
+    pub fn new(data: &'a D, split: Split) -> Self {
+        static NONE: Artefacts = Artefacts::none();
+        Self { data, split, made: &NONE }
+    }
 }
 
 /// Where a step of training or evaluation stands.
@@ -233,7 +255,7 @@ pub struct Outcome {
     pub notes: Vec<(&'static str, Tensor, Reduce)>,
     /// The predictions at the scored positions, [N, P].
     pub answers: Option<Tensor>,
-    /// What they should have been, [N, P].
+    /// What they should have been, [N, P], or ids `[N]`.
     pub targets: Option<Tensor>,
     /// The plans of the first views, in order, where a forward settled what the loader had left open.
     pub plans: Vec<DevicePlan>,
@@ -444,6 +466,12 @@ impl<N> Teacher<N> {
         Ok(teacher)
     }
 
+    /// A teacher that never changes.
+    #[must_use]
+    pub fn frozen(net: N) -> Self {
+        Self { net, pairs: Vec::new() }
+    }
+
     /// Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student.
     pub fn follow(&self, momentum: f64) {
         tch::no_grad(|| {
@@ -488,6 +516,24 @@ pub trait Denoiser {
     /// # Errors
     /// Shapes that don't fit.
     fn logits(&self, x: &Tensor, time: f64, condition: Option<&Tensor>) -> Result<Tensor>;
+}
+
+/// A model that puts ids in the place of what stands at each position of a view.
+pub trait Tokenizer {
+    /// How many ids there are, of each of its Q columns.
+    fn sizes(&self) -> Vec<u32>;
+
+    /// The ids of a view read whole, [B, Q, L], int64. Ask without gradient.
+    ///
+    /// # Errors
+    /// Inputs whose shape doesn't fit.
+    fn ids(&self, view: &View) -> Result<Tensor>;
+
+    /// What ids [B, Q, L] stand for, in the form of the view's input.
+    ///
+    /// # Errors
+    /// Ids that don't fit the grid.
+    fn decode(&self, ids: &Tensor) -> Result<Tensor>;
 }
 
 /// A method. Object-safe: loop, probes, laws and tables are compiled once for all of them.
@@ -539,6 +585,11 @@ pub trait Method {
         Ok(None)
     }
 
+    /// The model as a tokenizer, where it is one.
+    fn tokenizer(&self) -> Option<&dyn Tokenizer> {
+        None
+    }
+
     /// What to look at: original, hidden, answer.
     ///
     /// # Errors
@@ -570,7 +621,7 @@ pub trait Method {
 /// The recipe keys of a method: a plain struct whose `Default` is the paper's. One word in `methods!` registers it.
 pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
     /// The recipe's data keys of this modality.
-    type Data: Serialize + DeserializeOwned + Default;
+    type Data: DataConfig;
 
     /// What stands about it in lists.
     const CARD: Card;
@@ -579,9 +630,14 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
     ///
     /// # Errors
     /// Data that can't be read, or that doesn't fit the model.
-    fn front(&self, data: &Self::Data, split: Split) -> Result<Box<dyn Front>>;
+    fn front(&self, site: &Site<'_, Self::Data>) -> Result<Box<dyn Front>>;
 
-    /// The device's half.
+    /// Keys that name stages of the recipe: their paths below `method`, and the names.
+    fn stages(&self) -> Vec<Mention> {
+        Vec::new()
+    }
+
+    /// The device's half; what stages made is found through the scope ([`Scope::made`]).
     ///
     /// # Errors
     /// Numbers that don't fit together.
@@ -590,17 +646,28 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Default + 'static {
 
 /// A method with its keys read, its type forgotten.
 pub trait Configured {
-    /// See [`MethodConfig::front`]. `data` is the resolved `data` tree.
+    /// See [`MethodConfig::front`]; the site's data are the resolved `data` tree.
     ///
     /// # Errors
     /// As there, and data keys that can't be read.
-    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>>;
+    fn front(&self, site: &Site<'_, Value>) -> Result<Box<dyn Front>>;
 
     /// See [`MethodConfig::build`]; the parameters keep what was made.
     ///
     /// # Errors
     /// As there.
-    fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>>;
+    fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>> {
+        self.build_at(&parameters.root())
+    }
+
+    /// See [`MethodConfig::build`].
+    ///
+    /// # Errors
+    /// As there.
+    fn build_at(&self, at: &Scope) -> Result<Box<dyn Method>>;
+
+    /// See [`MethodConfig::stages`].
+    fn stages(&self) -> Vec<Mention>;
 
     /// All keys, resolved.
     ///
@@ -610,13 +677,17 @@ pub trait Configured {
 }
 
 impl<C: MethodConfig> Configured for C {
-    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        let data: C::Data = serde_yaml::from_value(data.clone()).map_err(|e| Error::value("data", e.to_string()))?;
-        MethodConfig::front(self, &data, split)
+    fn front(&self, site: &Site<'_, Value>) -> Result<Box<dyn Front>> {
+        let data: C::Data = data_of(site.data)?;
+        MethodConfig::front(self, &Site { data: &data, split: site.split, made: site.made })
     }
 
-    fn build(&self, parameters: &std::rc::Rc<Parameters>) -> Result<Box<dyn Method>> {
-        MethodConfig::build(self, &parameters.root())
+    fn build_at(&self, at: &Scope) -> Result<Box<dyn Method>> {
+        MethodConfig::build(self, at)
+    }
+
+    fn stages(&self) -> Vec<Mention> {
+        MethodConfig::stages(self)
     }
 
     fn value(&self) -> Result<Value> {
@@ -635,6 +706,12 @@ pub struct MethodEntry {
     pub read: fn(&Tree) -> Result<Box<dyn Configured>>,
     /// Reads the keys under `data`, to find mistakes before any work; gives them resolved.
     pub read_data: fn(&Tree) -> Result<Value>,
+    /// See [`DataConfig::files`], for resolved data keys.
+    pub files: fn(&Value) -> Result<Vec<PathBuf>>,
+    /// See [`DataConfig::still`], for resolved data keys.
+    pub still: fn(&Value) -> Result<Value>,
+    /// See [`DataConfig::stages`], for resolved data keys.
+    pub data_stages: fn(&Value) -> Result<Vec<Mention>>,
 }
 
 /// Registers the methods of a crate: `methods! { mae: MaeConfig, simmim: SimmimConfig }`.
@@ -670,5 +747,16 @@ pub const fn entry<C: MethodConfig>(word: &str) -> MethodEntry {
             let data = tree.read(&["data"], typed_over::<C::Data>)?;
             serde_yaml::to_value(&data).map_err(|e| Error::Defect(e.to_string()))
         },
+        files: |data| data_of::<C::Data>(data)?.files(),
+        still: |data| {
+            let still = data_of::<C::Data>(data)?.still();
+            serde_yaml::to_value(&still).map_err(|e| Error::Defect(e.to_string()))
+        },
+        data_stages: |data| Ok(data_of::<C::Data>(data)?.stages()),
     }
+}
+
+/// Resolved data keys, typed again.
+fn data_of<D: DataConfig>(data: &Value) -> Result<D> {
+    serde_yaml::from_value(data.clone()).map_err(|e| Error::value("data", e.to_string()))
 }

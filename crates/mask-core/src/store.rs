@@ -4,6 +4,7 @@ mod atomic;
 mod header;
 #[cfg(test)]
 mod refused;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{Error, Named, Result};
 
 pub use atomic::{sweep, write_bytes};
+pub use rows::RowFile;
 
 /// What a safetensors file holds.
 #[derive(Debug, Default)]

@@ -29,6 +29,8 @@ pub enum Purpose {
     Compose = 8,
     /// How the samples of a step are mixed: keyed (seed, step, 0).
     Mix = 9,
+    /// What stages draw: keyed (the stage's seed, what for, a number).
+    Stage = 10,
 }
 
 /// A stream of random numbers.

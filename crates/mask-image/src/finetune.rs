@@ -13,7 +13,7 @@ use mask_core::data::{Front, MixConfig};
 use mask_core::finetune::{Classifier, HeadConfig, Labelled, LabelsConfig, Parts};
 use mask_core::method::Pool;
 use mask_core::nn::{PositionTable, RelativeBiasConfig, Scope};
-use mask_core::{Card, Method, MethodConfig, Result, Split};
+use mask_core::{Card, Method, MethodConfig, Result, Site, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, ImageFront, ViewSpec};
@@ -76,9 +76,10 @@ impl MethodConfig for ClassifyConfig {
         summary: "trains an encoder and a linear map to classes, as MAE is fine-tuned",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        let view = ViewSpec { size: self.encoder.image, augment: data.augment.clone(), mask: None };
-        let whole = ImageFront::several(data, split, &self.encoder, &[view])?;
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        let split = site.split;
+        let view = ViewSpec { size: self.encoder.image, augment: site.data.augment.clone(), mask: None };
+        let whole = ImageFront::several(site, &self.encoder, &[view])?;
         // Few labels are few to train on; what is held out is whole.
         let labels = if split == Split::Train { self.labels.clone() } else { LabelsConfig::default() };
         match split {

@@ -7,7 +7,9 @@ pub mod finetune;
 pub mod method;
 pub mod model;
 mod picture;
+pub mod stage;
 pub mod target;
+pub mod tokenizer;
 
 use mask_core::run::Register;
 
@@ -18,12 +20,19 @@ pub const REGISTER: Register = Register {
     modality: "image",
     raw: "raw pixels",
     methods: mask_core::methods! {
+        beit: method::BeitConfig,
         mae: method::MaeConfig,
         simmim: method::SimmimConfig,
         attmask: method::AttMaskConfig,
         hpm: method::HpmConfig,
     },
     tasks: mask_core::methods! { classify: finetune::ClassifyConfig },
+    tokenizers: mask_core::methods! {
+        vq_tokenizer: tokenizer::VqConfig,
+    },
+    stages: mask_core::stages! {
+        patches: stage::PatchesConfig = "the raw numbers of every patch",
+    },
     golden: include_str!("../tests/golden/index.yaml"),
     families: &[&model::VIT_MAE, &model::VIT, &model::BEIT, &model::IJEPA],
     layouts: &model::LAYOUTS,

@@ -31,6 +31,18 @@ pub(crate) fn panels(view: &View) -> Result<Vec<Panel>> {
     (0..pixels.size()[0]).map(|row| panel(&pixels.get(row), &colours.get(row))).collect()
 }
 
+/// Titles of columns.
+pub(crate) fn columns_of<const N: usize>(titles: [&str; N]) -> Vec<String> {
+    titles.map(str::to_owned).to_vec()
+}
+
+/// A row of panels for each sample of images [B, C, H, W] as the model reads them.
+pub(crate) fn rows_of(images: &[Tensor], view: &View) -> Result<Vec<Vec<Panel>>> {
+    let colours = view.input("colours")?; // [B, 2, C]: mean and deviation of each channel
+    let row = |row: i64| images.iter().map(|image| panel(&image.get(row), &colours.get(row))).collect();
+    (0..colours.size()[0]).map(row).collect()
+}
+
 /// Each view, the scores of its positions [B, L] as brightness, and what is left of it where positions are hidden: a row
 /// a sample, the views side by side.
 ///

@@ -90,7 +90,7 @@ impl Masks {
             .map_err(|_| Error::value("--grid", "takes one to three sizes of at least 1, as 14,14"))?;
         let resolved = Resolved::read(register, &self.recipe, &self.changes.overrides())?;
         let (seed, steps, batch) = (resolved.config.seed, resolved.config.train.steps, resolved.batch.size);
-        let front = resolved.method.front(&resolved.data, Split::Synthetic).map_err(|e| resolved.place(e, ""))?;
+        let front = resolved.front(Split::Synthetic)?;
         let state = Named::new();
         let (mut masks, mut shape) = ([Vec::new(), Vec::new(), Vec::new(), Vec::new()], Vec::new());
         let ids: Vec<u64> = (0..self.count).collect();

@@ -20,7 +20,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tch::Device;
 
 use crate::method::Split;
-use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, pretrain_resolved};
+use crate::run::{Options, Overrides, Register, Resolved, Session, plan_of, plan_of_stages, pretrain_resolved};
+use crate::stage::imagine;
 use crate::train::watch_signals;
 use crate::{Error, Result};
 
@@ -268,7 +269,12 @@ fn say_json(value: &impl serde::Serialize) -> Result<()> {
 
 /// A recipe over real data where it is there, and over noise where it isn't.
 fn session_or_noise(resolve: impl Fn() -> Result<Resolved>, device: Device) -> Result<(Session, Option<String>)> {
-    match Session::build(resolve()?, device) {
+    let built = resolve().and_then(|mut resolved| {
+        // Nothing is made here: models of stages are untrained, and their ids noise.
+        resolved.made = imagine(&resolved.stages, &resolved.register)?;
+        Session::build(resolved, device)
+    });
+    match built {
         Ok(session) => Ok((session, None)),
         Err(Error::File { path, problem }) if !path.exists() => {
             let note = format!("{}: {problem}; values are noise", path.display());
@@ -293,7 +299,9 @@ impl Training {
         if self.dry_run {
             let (mut session, note) = session_or_noise(|| resolve(&self.changes.overrides()), device)?;
             session.init(register)?;
-            for (key, value) in plan_of(&session)? {
+            // Without data their keys aren't known.
+            let stages = if note.is_none() { plan_of_stages(&session.resolved)? } else { Vec::new() };
+            for (key, value) in plan_of(&session)?.into_iter().chain(stages) {
                 say(format_args!("{key:20} {value}"));
             }
             if let Some(note) = note {

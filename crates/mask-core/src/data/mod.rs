@@ -1,15 +1,22 @@
 //! From a data set to batches: fronts, which know a modality, and the loader, which doesn't.
 
+mod labelled;
 mod loader;
 mod mix;
 
+use std::path::PathBuf;
+
 use ndarray::ArrayD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::grid::{Grid, Layout};
 use crate::plan::Draft;
 use crate::schedule::Clock;
+use crate::stage::Mention;
 use crate::{Named, Result};
 
+pub use labelled::LabelledFront;
 pub use loader::{Loader, Order, Prepared, WorkLimits, prepare, to_device};
 pub use mix::{MixConfig, Mixing};
 
@@ -60,6 +67,25 @@ pub struct Item {
     pub id: u64,
     /// Its views.
     pub views: Vec<ItemView>,
+}
+
+/// Recipe keys of a modality's data.
+pub trait DataConfig: Serialize + DeserializeOwned + Default {
+    /// The files that these keys name, of all splits.
+    ///
+    /// # Errors
+    /// They can't be found.
+    fn files(&self) -> Result<Vec<PathBuf>>;
+
+    /// The same keys with those left at their defaults that act on training alone: what evaluation and stages read
+    /// hangs on nothing else.
+    #[must_use]
+    fn still(self) -> Self;
+
+    /// Keys that name stages of the recipe.
+    fn stages(&self) -> Vec<Mention> {
+        Vec::new()
+    }
 }
 
 /// For what a front is asked.

@@ -19,6 +19,7 @@ pub use pth::Pth;
 use crate::data::Front;
 use crate::method::Encoder;
 use crate::nn::Parameters;
+use crate::recipe::Value;
 use crate::{Error, Named, Result, store};
 
 /// A folder that was read.
@@ -121,6 +122,12 @@ pub trait Hosted {
 
     /// The representation model.
     fn encoder(&self) -> &dyn Encoder;
+
+    /// The encoder's keys, as recipes have them.
+    ///
+    /// # Errors
+    /// Keys that YAML can't hold.
+    fn recipe(&self) -> Result<Value>;
 
     /// Its parameters under our own names, filled.
     fn parameters(&self) -> &Parameters;

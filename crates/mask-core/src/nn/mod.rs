@@ -2,6 +2,8 @@
 
 mod attention;
 mod block;
+mod codebook;
+mod conv;
 mod decoder;
 mod embed;
 mod layers;
@@ -12,6 +14,8 @@ mod transfer;
 
 pub use attention::{Attention, QkvBias, RelativeBias, RelativeBiasConfig};
 pub use block::{Block, NormPlace, Stack, StackConfig};
+pub use codebook::{Codebook, CodebookConfig, Quantised};
+pub use conv::{Conv, ConvConfig, ConvDecoder, ConvEncoder};
 pub use decoder::{Decoder, DecoderBlocks, DecoderConfig, DecoderInput, LinearHead, Sequence};
 pub use embed::{PatchEmbed, patches, unpatch};
 pub use layers::{Activation, LayerNorm, Linear, Mlp, drop_path, dropout};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::grid::Grid;
+use crate::stage::{Artefact, Artefacts};
 use crate::stream::{Purpose, Stream, hash_name};
 use crate::{Error, Result};
 
@@ -151,6 +152,7 @@ pub struct Parameter {
 pub struct Parameters {
     device: Device,
     seed: u64,
+    made: Artefacts,
     list: RefCell<Vec<Parameter>>,
 }
 
@@ -159,7 +161,13 @@ impl Parameters {
     /// values whatever else the model holds.
     #[must_use]
     pub fn new(device: Device, seed: u64) -> Rc<Self> {
-        Rc::new(Self { device, seed, list: RefCell::default() })
+        Self::over(device, seed, Artefacts::none())
+    }
+
+    /// As [`Parameters::new`], for a model that is built over what stages made.
+    #[must_use]
+    pub fn over(device: Device, seed: u64, made: Artefacts) -> Rc<Self> {
+        Rc::new(Self { device, seed, made, list: RefCell::default() })
     }
 
     /// The outermost scope.
@@ -266,6 +274,14 @@ impl Scope {
         self.parameters.device
     }
 
+    /// What a stage of the recipe made.
+    ///
+    /// # Errors
+    /// The recipe has no stage of that name, or what it makes isn't there.
+    pub fn made(&self, name: &str) -> Result<&Artefact> {
+        self.parameters.made.get(name)
+    }
+
     /// The layer number of what is made here.
     #[must_use]
     pub fn layer(&self) -> usize {
@@ -295,7 +311,7 @@ impl Scope {
         Ok(shared)
     }
 
-    fn made(&self, name: &str, shape: &[i64], init: Init, decay: bool) -> Result<Tensor> {
+    fn make(&self, name: &str, shape: &[i64], init: Init, decay: bool) -> Result<Tensor> {
         let count = shape.iter().try_fold(1i64, |count, side| if *side < 0 { None } else { count.checked_mul(*side) });
         let count = count.ok_or_else(|| Error::shape(self.full(name), "sides of at least 0", shape))?;
         let stream = Stream::keyed(self.parameters.seed, Purpose::Weights, hash_name(&self.full(name)), 0);
@@ -322,7 +338,7 @@ impl Scope {
     /// # Errors
     /// The name is taken.
     pub fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        self.made(name, shape, init, true)
+        self.make(name, shape, init, true)
     }
 
     /// A bias, gain or other vector that is not decayed.
@@ -330,7 +346,7 @@ impl Scope {
     /// # Errors
     /// The name is taken.
     pub fn plain(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
-        self.made(name, shape, init, false)
+        self.make(name, shape, init, false)
     }
 
     /// As [`Scope::plain`], starting at given values.

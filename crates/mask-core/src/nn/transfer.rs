@@ -66,7 +66,15 @@ impl Known {
     }
 }
 
-/// Fills `into` from `from` by name. Position tables of another grid are interpolated. With `strict` every parameter
+/// The name of a table that all blocks share, from which a table of one block's own starts (BEiT's fine-tuning):
+/// `encoder.relative.table` for `encoder.block.3.relative.table`.
+fn shared_by_blocks(name: &str) -> Option<String> {
+    let (before, block) = name.split_once(".block.")?;
+    let (_, rest) = block.split_once('.')?;
+    rest.starts_with("relative.").then(|| format!("{before}.{rest}"))
+}
+
+/// Fills `into` from `from` by name; tables of blocks from a shared one. Position tables of another grid are interpolated. With `strict` every parameter
 /// must be filled.
 ///
 /// # Errors
@@ -81,11 +89,12 @@ pub fn transfer(from: &Parameters, into: &Parameters, strict: bool) -> Result<Tr
     let (mut done, mut used, mut encoder) = (Transferred::default(), BTreeSet::new(), false);
     let mut writes = Vec::new();
     for (name, mine) in list(into) {
-        let Some(their) = theirs.get(&name) else {
+        let shared = || shared_by_blocks(&name).and_then(|shared| theirs.get_key_value(&shared));
+        let Some((source, their)) = theirs.get_key_value(&name).or_else(shared) else {
             done.missing.push(name);
             continue;
         };
-        used.insert(name.clone());
+        used.insert(source.clone());
         let (wanted, found) = (mine.tensor.size(), their.tensor.size());
         let of_encoder = name.starts_with("encoder.");
         if wanted == found {
@@ -169,6 +178,28 @@ mod tests {
         assert_eq!(new.get(0), old.get(0));
         let line = done.to_string();
         assert!(line.starts_with("2 matched; 1 of another shape, fresh: predictor.w; 1 position tables"), "{line}");
+    }
+
+    #[test]
+    fn blocks_start_from_a_shared_table() {
+        let model = |names: &[&str]| {
+            let parameters = Parameters::new(Device::Cpu, names.len() as u64);
+            for name in names {
+                let _ = parameters.root().enter(name).weight("table", &[3, 2], Init::Normal(1.0)).unwrap();
+            }
+            parameters
+        };
+        let from = model(&["encoder.relative"]);
+        let into = model(&["encoder.block.0.relative", "encoder.block.11.relative", "encoder.block.0.other"]);
+        let done = transfer(&from, &into, false).unwrap();
+        assert_eq!((done.matched, done.unused.len()), (2, 0));
+        assert_eq!(done.missing, ["encoder.block.0.other.table"]);
+        for block in [0, 11] {
+            assert_eq!(
+                value(&into, &format!("encoder.block.{block}.relative.table")),
+                value(&from, "encoder.relative.table")
+            );
+        }
     }
 
     #[test]

@@ -101,6 +101,12 @@ impl Fault {
     }
 }
 
+/// The words for a name that is none of `names`; `what` is what they name.
+pub(super) fn stranger(what: &str, wrong: &str, names: &[String]) -> String {
+    let there = if names.is_empty() { "There are none".into() } else { format!("There are {}", listing(names)) };
+    format!("there is no {what} '{}'{}", cut(wrong), tail(&proposal(wrong, names), &there))
+}
+
 /// A key path as people write it.
 pub(super) fn dotted(path: &[String]) -> String {
     owner(path)

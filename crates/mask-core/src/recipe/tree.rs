@@ -6,7 +6,7 @@ use serde::de::value::Error as MissingError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde_yaml::{Mapping, Value};
 
-use super::explain::{Fault, cut, dotted};
+use super::explain::{Fault, cut, dotted, stranger};
 use super::overlay::{assign, at, child, key_text};
 use super::{ReadError, locate, read};
 use crate::{Error, Result};
@@ -24,6 +24,10 @@ pub struct Tree {
     value: Value,
     /// A `--set` that the layers below it don't admit: place and problem.
     misfit: Option<(String, String)>,
+    /// The path of this part in the whole, see [`Tree::inside`].
+    inside: Vec<String>,
+    /// A key of the root that is left out once all layers are overlaid.
+    without: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ struct Layer {
     source: Source,
     /// Where the value goes: the root, but for `--set`.
     path: Vec<String>,
+    /// Where the value stands in the source's own text.
+    below: Vec<String>,
     value: Value,
 }
 
@@ -52,7 +58,7 @@ impl Tree {
     /// # Errors
     /// A file that can't be read or isn't a YAML mapping, a base that isn't there or comes round again.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let mut tree = Self { layers: Vec::new(), value: Value::Null, misfit: None };
+        let mut tree = Self { layers: Vec::new(), value: Value::Null, misfit: None, inside: Vec::new(), without: None };
         let mut seen = Vec::new();
         let mut next = Some(path.as_ref().to_owned());
         while let Some(path) = next {
@@ -100,15 +106,16 @@ impl Tree {
             }
             Some(_) => return Err(refuse(at, "base: expected the path of a recipe".to_owned())),
         };
-        self.layers.insert(0, Layer { source: Source::File { label, text, raw }, path: Vec::new(), value });
+        self.layers.insert(0, Layer::whole(Source::File { label, text, raw }, value));
         Ok(base)
     }
 
     /// A tree made in code; `label` stands for the file in errors.
     #[must_use]
     pub fn from_value(value: Value, label: impl Into<String>) -> Self {
-        let layer = Layer { source: Source::Code(label.into()), path: Vec::new(), value };
-        let mut tree = Self { layers: vec![layer], value: Value::Null, misfit: None };
+        let layer = Layer::whole(Source::Code(label.into()), value);
+        let mut tree =
+            Self { layers: vec![layer], value: Value::Null, misfit: None, inside: Vec::new(), without: None };
         tree.resolve();
         tree
     }
@@ -116,7 +123,7 @@ impl Tree {
     /// Puts defaults underneath all other layers.
     pub fn over(&mut self, defaults: Value) {
         let source = Source::Code("defaults".to_owned());
-        self.layers.insert(0, Layer { source, path: Vec::new(), value: defaults });
+        self.layers.insert(0, Layer::whole(source, defaults));
         self.resolve();
     }
 
@@ -143,9 +150,33 @@ impl Tree {
         }
         let raw = read::parse(text).map_err(|(_, problem)| refuse(problem))?;
         let value = read::merged(&raw).map_err(|_| refuse("'<<' takes a mapping or a list of mappings".to_owned()))?;
-        self.layers.push(Layer { source: Source::Set(place), path, value });
+        self.layers.push(Layer { source: Source::Set(place), path, below: Vec::new(), value });
         self.resolve();
         Ok(())
+    }
+
+    /// The part below a path as a tree of its own, for a recipe inside a recipe; `without` is a key of it that is left
+    /// out. Errors name places and key paths of the whole.
+    #[must_use]
+    pub fn inside(&self, path: &[&str], without: Option<&str>) -> Self {
+        let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
+        let cut = |layer: &Layer| -> Option<Layer> {
+            let mut part = layer.clone();
+            if let Some(rest) = layer.path.strip_prefix(path.as_slice()) {
+                part.path = rest.to_vec();
+            } else {
+                let rest = path.strip_prefix(layer.path.as_slice())?;
+                part.value = at(&layer.value, rest)?.clone();
+                part.below.extend_from_slice(rest);
+                part.path.clear();
+            }
+            Some(part)
+        };
+        let inside = [self.inside.as_slice(), &path].concat();
+        let layers = self.layers.iter().filter_map(cut).collect();
+        let mut part = Self { layers, value: Value::Null, misfit: None, inside, without: without.map(str::to_owned) };
+        part.resolve();
+        part
     }
 
     fn resolve(&mut self) {
@@ -157,6 +188,9 @@ impl Tree {
             {
                 self.misfit = Some((layer.place(&[]), problem));
             }
+        }
+        if let (Some(key), Value::Mapping(root)) = (&self.without, &mut self.value) {
+            root.shift_remove(key);
         }
     }
 
@@ -207,8 +241,9 @@ impl Tree {
                 Fault { path: outer.take(parent).collect(), text }
             }
         };
-        let problem = fault.words(at(&self.value, &fault.path));
-        Err(Error::Recipe { place: self.place_of(&fault.path, fault.is_missing()), problem })
+        let place = self.place_of(&fault.path, fault.is_missing());
+        let value = at(&self.value, &fault.path);
+        Err(Error::Recipe { place, problem: fault.below(self.inside.iter().cloned()).words(value) })
     }
 
     fn fits(&self) -> Result<()> {
@@ -222,7 +257,14 @@ impl Tree {
     #[must_use]
     pub fn refuse(&self, path: &str, problem: impl std::fmt::Display) -> Error {
         let path: Vec<String> = path.split('.').filter(|key| !key.is_empty()).map(str::to_owned).collect();
-        Error::Recipe { place: self.place_of(&path, false), problem: format!("{}: {problem}", dotted(&path)) }
+        let whole = [self.inside.as_slice(), &path].concat();
+        Error::Recipe { place: self.place_of(&path, false), problem: format!("{}: {problem}", dotted(&whole)) }
+    }
+
+    /// The error that the value at a dotted path names none of `names`, which are of the sort `what`.
+    #[must_use]
+    pub fn stranger(&self, path: &str, what: &str, wrong: &str, names: &[String]) -> Error {
+        self.refuse(path, stranger(what, wrong, names))
     }
 
     /// Gives a part's [`Error::Value`] its place: the key that it names is looked for below `prefix` (dotted, may be
@@ -284,6 +326,11 @@ impl Tree {
 }
 
 impl Layer {
+    /// A layer over the root.
+    fn whole(source: Source, value: Value) -> Self {
+        Self { source, path: Vec::new(), below: Vec::new(), value }
+    }
+
     fn lay_on(&self, tree: &mut Value) -> Result<(), String> {
         assign(tree, &self.path, self.value.clone())
     }
@@ -295,7 +342,7 @@ impl Layer {
 
     fn place(&self, path: &[String]) -> String {
         match &self.source {
-            Source::File { label, text, raw } => match locate::position(text, raw, path) {
+            Source::File { label, text, raw } => match locate::position(text, raw, &[&self.below, path].concat()) {
                 Some((line, column)) => format!("{label}:{line}:{column}"),
                 None => label.clone(),
             },

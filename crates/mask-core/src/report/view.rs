@@ -160,7 +160,7 @@ fn encoders(report: &Report) -> Option<Value> {
             context! { name => one.name.clone(), cells, trained => one.trained }
         })
         .collect();
-    let titles: Vec<&str> = kinds.iter().map(|kind| score_title(kind)).collect();
+    let titles: Vec<String> = kinds.iter().map(|kind| score_title(kind).to_owned()).collect();
     (!kinds.is_empty()).then(|| context! { titles, rows })
 }
 

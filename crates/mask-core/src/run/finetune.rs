@@ -5,18 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
 use super::evaluate::{Score, top1};
 use super::resolve::{Overrides, Resolved};
 use super::session::Session;
 use crate::data::{MixConfig, WorkLimits};
 use crate::finetune::{HeadConfig, LabelsConfig};
-use crate::nn::Parameters;
+use crate::nn::{Parameters, transfer};
 use crate::recipe::{Mapping, Tree, Value, to_value};
 use crate::schedule::RateConfig;
 use crate::train::{AdamWConfig, BatchConfig, OptimiserConfig, TrainConfig, Trainer};
-use crate::{Error, Named, Result};
+use crate::{Error, Result};
 
 /// Recipe keys of fine-tuning at the end of a run, on the run's own data and augmentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,30 +133,6 @@ impl FinetuneConfig {
     }
 }
 
-/// Fills the encoder of `parameters` from weights of a run: what lies below `encoder.` by its own name, and the bias of
-/// each block from a shared one.
-///
-/// # Errors
-/// A weight of the encoder that is missing or has another shape.
-pub fn take_encoder(parameters: &Parameters, weights: &Named<Tensor>) -> Result<()> {
-    let mut taken = Named::new();
-    parameters.each(|parameter| {
-        let shared = || {
-            let block = parameter.name.strip_prefix("encoder.block.")?;
-            let (_, rest) = block.split_once('.')?;
-            weights.get(&format!("encoder.{rest}")).filter(|_| rest.starts_with("relative."))
-        };
-        if parameter.name.starts_with("encoder.") {
-            taken.insert(parameter.name.clone(), weights.get(&parameter.name).or_else(shared));
-        }
-    });
-    if let Some((name, _)) = taken.iter().find(|(_, value)| value.is_none()) {
-        return Err(Error::value(name, "is missing from the weights"));
-    }
-    let taken = taken.into_iter().filter_map(|(name, value)| Some((name, value?.shallow_clone()))).collect();
-    parameters.load(&taken, false)
-}
-
 /// Fine-tunes the encoder of a run, or, without `weights`, one that starts anew, and measures it. `folder` is used for
 /// the training and emptied before.
 ///
@@ -176,7 +151,10 @@ pub(super) fn finetuned(
     }
     let tuned = Session::build(config.recipe(&run.resolved, classes)?, run.device)?;
     if let Some(weights) = weights {
-        take_encoder(&tuned.parameters, &weights.named().into_iter().collect())?;
+        let done = transfer(weights, &tuned.parameters, false)?;
+        if let Some(name) = done.missing.iter().find(|name| name.starts_with("encoder.")) {
+            return Err(Error::value(name, "is missing from the run's encoder, so it can't be fine-tuned"));
+        }
     }
     if folder.exists() {
         std::fs::remove_dir_all(folder).map_err(Error::io(folder, "emptying the folder"))?;

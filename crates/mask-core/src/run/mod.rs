@@ -14,12 +14,12 @@ pub use evaluate::{
     Embedded, EvaluateConfig, HeldOut, HeldOutConfig, KnnConfig, LinearConfig, Score, Scores, Top1Config, embed,
     held_out, score, top1,
 };
-pub use finetune::{FinetuneConfig, take_encoder};
+pub use finetune::FinetuneConfig;
 pub use guidance::{GuidanceConfig, guidance};
 pub use init::InitConfig;
 pub use resolve::{Overrides, RecipeConfig, Register, Resolved};
 pub(crate) use result::operations;
 pub use result::{History, Numbers, RANDOM, RunResult};
-pub(crate) use session::{Lock, changed_keys};
-pub use session::{Options, Pretrained, Session, Work, plan_of, pretrain, pretrain_resolved};
+pub(crate) use session::{Lock, changed_keys, train_in};
+pub use session::{Options, Pretrained, Session, Work, plan_of, plan_of_stages, pretrain, pretrain_resolved};
 pub use summary::{commit, machine};

@@ -18,6 +18,7 @@ use crate::method::{Method, Sheet, Split, Step};
 use crate::nn::Parameters;
 use crate::recipe::{Tree, Value, differences};
 use crate::schedule::Clock;
+use crate::stage::{self, Depot, Keyed, artefacts_folder};
 use crate::train::{Checkpoint, Checkpoints, Halt, TrainConfig, Trained, Trainer};
 use crate::{Error, Named, Result, store};
 
@@ -69,13 +70,13 @@ impl Session {
     ///
     /// # Errors
     /// As there.
-    pub fn over(splits: [Split; 2], resolved: Resolved, device: Device) -> Result<Self> {
-        let front = |split| -> Result<Arc<dyn Front>> {
-            let front = resolved.method.front(&resolved.data, split).map_err(|error| resolved.place(error, ""))?;
-            Ok(Arc::from(front))
-        };
+    pub fn over(splits: [Split; 2], mut resolved: Resolved, device: Device) -> Result<Self> {
+        if splits == [Split::Synthetic; 2] && resolved.made.is_empty() {
+            resolved.made = stage::imagine(&resolved.stages, &resolved.register)?;
+        }
+        let front = |split| -> Result<Arc<dyn Front>> { Ok(Arc::from(resolved.front(split)?)) };
         let (train, held_out) = (front(splits[0])?, front(splits[1])?);
-        let parameters = Parameters::new(device, resolved.config.seed);
+        let parameters = resolved.parameters(device);
         let method = resolved.method.build(&parameters).map_err(|error| resolved.place(error, ""))?;
         let raw = resolved.register.raw;
         Ok(Self { resolved, train, held_out, method, parameters, device, raw })
@@ -100,7 +101,12 @@ impl Session {
         overrides: &Overrides,
         device: Device,
     ) -> Result<(Self, u64)> {
-        let (resolved, checkpoint) = Self::stored(register, run, overrides)?;
+        let (mut resolved, checkpoint) = Self::stored(register, run, overrides)?;
+        if !resolved.stages.is_empty() {
+            // A checkpoint lies two folders below its run's.
+            let folder = if run.is_dir() { Some(run) } else { run.parent().and_then(Path::parent) };
+            resolved.made = stage::recall(&resolved.stages, register, folder)?;
+        }
         let session = Self::over(splits, resolved, device)?;
         session.parameters.load(&checkpoint.model, true)?;
         Ok((session, checkpoint.step))
@@ -148,7 +154,7 @@ impl Session {
         let name = if self.resolved.is_task() { "model" } else { "pre-trained encoder" };
         let mut all = of(name, &*self.method, Some(&self.parameters), raw)?;
         if baselines && !all.is_empty() {
-            let parameters = Parameters::new(self.device, self.resolved.config.seed);
+            let parameters = self.resolved.parameters(self.device);
             let fresh = self.resolved.method.build(&parameters)?;
             // Fine-tuned, it is a model trained from scratch.
             let scores = of(RANDOM, &*fresh, None, None)?;
@@ -206,6 +212,22 @@ impl Session {
         let batch = to_device(&prepared, 0..prepared.items.len(), self.device)?;
         tch::no_grad(|| self.method.show(&batch, &Step { clock: &clock, train: false, micro: 0 }))
     }
+}
+
+/// What `--dry-run` prints of the stages: which artefacts are there, and which would be made.
+///
+/// # Errors
+/// Data that can't be read.
+pub fn plan_of_stages(resolved: &Resolved) -> Result<Vec<(String, String)>> {
+    if resolved.stages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keyed = Depot::at(artefacts_folder()).keys(&resolved.stages)?;
+    let line = |keyed: &Keyed| {
+        let state = if keyed.is_there() { "is there" } else { "would be made" };
+        (format!("stage {}", keyed.name), format!("{} {state}", keyed.folder.display()))
+    };
+    Ok(keyed.iter().map(line).collect())
 }
 
 /// What `--dry-run` prints: everything is built, nothing is trained.
@@ -358,6 +380,21 @@ fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Resul
     Err(Error::file(folder, problem))
 }
 
+/// Trains a recipe whose stages are made in a folder that nobody else uses, and goes on where an earlier attempt ended.
+///
+/// # Errors
+/// As [`pretrain`].
+pub(crate) fn train_in(resolved: Resolved, folder: &Path, device: Device, threads: usize) -> Result<Pretrained> {
+    let session = Session::build(resolved, device)?;
+    let checkpoints = Checkpoints::of(folder);
+    let checkpoint = if checkpoints.steps()?.is_empty() { None } else { Some(checkpoints.last()?) };
+    let text = session.resolved.text();
+    store::write_bytes(&folder.join("recipe.yaml"), text.as_bytes())?;
+    stage::note(folder, &session.resolved.made)?;
+    let options = Options { overrides: Overrides::default(), out: None, resume: true, stop_at: None, device, threads };
+    train(session, folder.to_owned(), text, checkpoint.as_ref(), &options)
+}
+
 /// Trains a recipe, measures it, writes its report.
 ///
 /// # Errors
@@ -385,7 +422,14 @@ pub fn pretrain_resolved(
     } else {
         new_folder(options.out.as_deref(), recipe)?
     };
-    // Everything that can be wrong with recipe and data is found before the folder is made.
+    // Everything that can be wrong with recipe and data is found before a stage is made, and before the folder is.
+    let mut resolved = resolved;
+    if !resolved.stages.is_empty() {
+        resolved.rehearse()?;
+        let depot = Depot::at(artefacts_folder());
+        let by = (options.device, options.threads);
+        resolved.made = depot.make(&resolved.stages, register, &resolved.data, by)?;
+    }
     let mut session = Session::build(resolved, options.device)?;
     // A checkpoint wins over where the run's first weights came from, which need not be there any more.
     if Checkpoints::of(&folder).steps()?.is_empty() {
@@ -396,6 +440,7 @@ pub fn pretrain_resolved(
     let mut checkpoint: Option<Checkpoint> = None;
     if options.resume {
         same_recipe(&folder, register, &session.resolved)?;
+        stage::same_artefacts(&folder, &session.resolved.made)?;
         // Killed before its first checkpoint, a run begins again.
         if !Checkpoints::of(&folder).steps()?.is_empty() {
             checkpoint = Some(Checkpoints::of(&folder).last()?);
@@ -403,6 +448,7 @@ pub fn pretrain_resolved(
     }
     let text = session.resolved.text();
     store::write_bytes(&folder.join("recipe.yaml"), text.as_bytes())?;
+    stage::note(&folder, &session.resolved.made)?;
     train(session, folder, text, checkpoint.as_ref(), options)
 }
 

@@ -12,6 +12,9 @@ const METHODS: &[crate::method::MethodEntry] = &[crate::method::MethodEntry {
     defaults: || Err(Error::Defect("not read here".to_owned())),
     read: |_| Err(Error::Defect("not read here".to_owned())),
     read_data: |_| Err(Error::Defect("not read here".to_owned())),
+    files: |_| Ok(Vec::new()),
+    still: |data| Ok(data.clone()),
+    data_stages: |_| Ok(Vec::new()),
 }];
 
 const REGISTER: Register = Register {
@@ -19,6 +22,9 @@ const REGISTER: Register = Register {
     about: "",
     methods: METHODS,
     tasks: &[],
+    tokenizers: &[],
+    stages: &[],
+    layouts: &[],
     families: &[],
     golden: "",
     modality: "blinds",

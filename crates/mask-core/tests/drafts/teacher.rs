@@ -21,7 +21,7 @@ fn the_mean_has_its_closed_form() {
     let (momentum, steps) = (0.9, 7);
     let mut expected = first.to_kind(Kind::Double) * f64::powi(momentum, steps);
     for step in 0..steps {
-        tch::no_grad(|| student.weight.shallow_clone().f_add_scalar_(f64::from(step) - 2.5).unwrap());
+        let _ = tch::no_grad(|| student.weight.shallow_clone().f_add_scalar_(f64::from(step) - 2.5).unwrap());
         let now = student.weight.detach().to_kind(Kind::Double);
         expected += now * ((1.0 - momentum) * f64::powi(momentum, steps - 1 - step));
         teacher.follow(momentum);

@@ -89,6 +89,14 @@ impl Augment {
         Ok(())
     }
 
+    /// The same without what is drawn at random in training: what evaluation sees hangs on nothing else.
+    #[must_use]
+    pub fn still(&self) -> Self {
+        let Self { size, pad, centre, interpolation, mean, std, .. } = self.clone();
+        // What else there is acts on training alone, and is off by default.
+        Self { size, pad, centre, interpolation, mean, std, crop: None, flip: 0.0, ..Self::default() }
+    }
+
     /// Number of channels that come out.
     #[must_use]
     pub fn channels(&self) -> usize {

@@ -100,6 +100,16 @@ struct Composition {
 const MEMORY: usize = 1 << 30;
 
 impl ComposedConfig {
+    /// The files of both data sets.
+    ///
+    /// # Errors
+    /// A folder that can't be read.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = ImageFolder::open(&self.photographs, None)?.paths();
+        files.extend(self.garments.files());
+        Ok(files)
+    }
+
     /// Opens both data sets; `classes` are those of the training set.
     ///
     /// # Errors
@@ -292,7 +302,7 @@ impl ImageSource for Composed {
 
 #[cfg(test)]
 mod tests {
-    use mask_core::{SamplerConfig, Split};
+    use mask_core::{SamplerConfig, Site, Split};
 
     use super::super::{Augment, ImageData, ImageFront, Reads, SourceConfig};
     use super::*;
@@ -367,7 +377,8 @@ mod tests {
         let augment = Augment { centre: None, mean: vec![0.5], std: vec![0.5], ..Augment::default() };
         let data = ImageData { held_out: Some(source.clone()), source, augment, ..ImageData::default() };
         let vit = VitConfig { image: [56, 56], channels: 1, patch: [7, 7], ..VitConfig::mae(16, 1, 1) };
-        let front = ImageFront::build(&data, Split::Train, &vit, &SamplerConfig::default(), Reads::Visible).unwrap();
+        let front = ImageFront::build(&Site::new(&data, Split::Train), &vit, &SamplerConfig::default(), Reads::Visible)
+            .unwrap();
         let source = config(Part::Train).open(None).unwrap();
         let mut covered = 0;
         for id in 0..50 {

@@ -76,6 +76,12 @@ impl ImageFolder {
         self.ignored
     }
 
+    /// The pictures' paths, in order.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| self.root.join(file)).collect()
+    }
+
     /// Numbers the classes and labels every file with the first part of its path.
     fn label_all(&mut self, folders: &[PathBuf], classes: Option<&[String]>) -> Result<()> {
         let name = |folder: &OsStr| folder.to_string_lossy().into_owned();

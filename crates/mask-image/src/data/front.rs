@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mask_core::data::{Array, Ask, Front, Item, ItemView, PositionLabels};
+use mask_core::data::{Array, Ask, DataConfig, Front, Item, ItemView, PositionLabels};
 use mask_core::sampler::{Moment, Row, draw};
 use mask_core::train::BatchConfig;
 use mask_core::{
-    Clock, Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Split, Stream,
+    Clock, Draft, Error, Fill, Grid, Hints, Layout, Named, Purpose, Result, Sampler, SamplerConfig, Site, Split, Stream,
 };
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,14 @@ impl Default for IdxConfig {
         let folder = PathBuf::from("datasets/samples/fashion-mnist");
         let labels = folder.join("train-labels-idx1-ubyte.gz");
         Self { images: folder.join("train-images-idx3-ubyte.gz"), labels: Some(labels) }
+    }
+}
+
+impl IdxConfig {
+    /// The files that it names.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [Some(&self.images), self.labels.as_ref()].into_iter().flatten().cloned().collect()
     }
 }
 
@@ -84,6 +92,18 @@ impl SourceConfig {
             Self::Composed(config) => Arc::new(config.open(classes)?),
         })
     }
+
+    /// The files that it reads.
+    ///
+    /// # Errors
+    /// A folder that can't be read.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Idx(config) => Ok(config.files()),
+            Self::Folder(config) => Ok(ImageFolder::open(&config.path, None)?.paths()),
+            Self::Composed(config) => config.files(),
+        }
+    }
 }
 
 /// Recipe keys of image data.
@@ -100,6 +120,20 @@ pub struct ImageData {
     pub batch: BatchConfig,
     /// Whether an image that can't be read stops the run, instead of being skipped and named.
     pub strict: bool,
+}
+
+impl DataConfig for ImageData {
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = self.source.files()?;
+        if let Some(held_out) = &self.held_out {
+            files.extend(held_out.files()?);
+        }
+        Ok(files)
+    }
+
+    fn still(self) -> Self {
+        Self { augment: self.augment.still(), batch: BatchConfig::default(), ..self }
+    }
 }
 
 /// What an encoder reads at hidden positions.
@@ -149,29 +183,23 @@ impl ImageFront {
     /// # Errors
     /// Data that can't be read or doesn't fit the encoder.
     pub fn build(
-        data: &ImageData,
-        split: Split,
+        site: &Site<'_, ImageData>,
         encoder: &VitConfig,
         mask: &SamplerConfig,
         reads: Reads,
     ) -> Result<Box<dyn Front>> {
-        let view = ViewSpec { size: encoder.image, augment: data.augment.clone(), mask: Some((mask, reads)) };
-        Self::several(data, split, encoder, &[view])
+        let view = ViewSpec { size: encoder.image, augment: site.data.augment.clone(), mask: Some((mask, reads)) };
+        Self::several(site, encoder, &[view])
     }
 
     /// The front of a method that reads several views of each picture, all by the same encoder.
     ///
     /// # Errors
     /// As [`ImageFront::build`], or no view.
-    pub fn several(
-        data: &ImageData,
-        split: Split,
-        encoder: &VitConfig,
-        views: &[ViewSpec<'_>],
-    ) -> Result<Box<dyn Front>> {
+    pub fn several(site: &Site<'_, ImageData>, encoder: &VitConfig, views: &[ViewSpec<'_>]) -> Result<Box<dyn Front>> {
         let views = views.iter().map(|view| ImageView::build(view, encoder)).collect::<Result<Vec<_>>>()?;
-        let (source, chosen) = open(data, split)?;
-        let front = Self { source, chosen, views, strict: data.strict };
+        let (source, chosen) = open(site.data, site.split)?;
+        let front = Self { source, chosen, views, strict: site.data.strict };
         front.look_at_first(encoder.channels)?;
         Ok(Box::new(front))
     }
@@ -400,7 +428,8 @@ impl Front for ImageFront {
     }
 
     fn processor(&self) -> Option<serde_json::Value> {
-        Some(crate::model::processor(self.augment.size, &self.augment.mean, &self.augment.std))
+        let augment = &self.views.first()?.augment;
+        Some(crate::model::processor(augment.size, &augment.mean, &augment.std))
     }
 
     fn raw(&self, item: &Item) -> Option<Vec<f32>> {

@@ -26,7 +26,7 @@ use mask_core::sampler::{GuidedConfig, Per, Ratio};
 use mask_core::schedule::{Clock, Curve, Stretch, Tick};
 use mask_core::{
     Batch, Card, DevicePlan, Encoder, Error, Method, MethodConfig, Named, Outcome, Ramp, Result, Sampler,
-    SamplerConfig, Split, Step, Teacher, View, Want,
+    SamplerConfig, Site, Step, Teacher, View, Want,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -96,9 +96,9 @@ impl MethodConfig for AttMaskConfig {
         summary: "self-distillation in which the patches that the teacher attends to most are hidden",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        let views = self.crops.views(&data.augment, self.encoder.image, &self.mask);
-        ImageFront::several(data, split, &self.encoder, &views.map_err(|e| e.within("method.crops"))?)
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        let views = self.crops.views(&site.data.augment, self.encoder.image, &self.mask);
+        ImageFront::several(site, &self.encoder, &views.map_err(|e| e.within("method.crops"))?)
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {

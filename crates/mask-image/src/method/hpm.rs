@@ -22,8 +22,8 @@ use mask_core::objective::{ranking, squared_error, standardised};
 use mask_core::sampler::{GuidedConfig, Rounding};
 use mask_core::schedule::{Curve, Tick};
 use mask_core::{
-    Batch, Card, DevicePlan, Encoder, Method, MethodConfig, Named, Outcome, Ramp, Result, Sampler, SamplerConfig,
-    Split, Step, Teacher, View, Want,
+    Batch, Card, DevicePlan, Encoder, Method, MethodConfig, Named, Outcome, Ramp, Result, Sampler, SamplerConfig, Site,
+    Step, Teacher, View, Want,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -89,8 +89,8 @@ impl MethodConfig for HpmConfig {
         summary: "an MAE whose teacher predicts each patch's loss and hides the hardest ones, more of them over time",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        ImageFront::build(data, split, &self.encoder, &self.mask, Reads::Visible)
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        ImageFront::build(site, &self.encoder, &self.mask, Reads::Visible)
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {

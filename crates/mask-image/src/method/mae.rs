@@ -23,7 +23,7 @@ use mask_core::nn::{Decoder, DecoderConfig, Scope};
 use mask_core::objective::squared_error;
 use mask_core::sampler::{Ratio, UniformConfig};
 use mask_core::{
-    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Split, Step, Want,
+    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Site, Step, Want,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,8 +70,8 @@ impl MethodConfig for MaeConfig {
         summary: "drops 75 % of the patches, predicts their pixels by a narrow decoder",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        ImageFront::build(data, split, &self.encoder, &self.mask, self.encoder_reads)
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        ImageFront::build(site, &self.encoder, &self.mask, self.encoder_reads)
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {

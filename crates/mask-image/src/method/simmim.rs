@@ -23,7 +23,7 @@ use mask_core::nn::{LinearHead, Scope};
 use mask_core::objective::absolute_error;
 use mask_core::sampler::{Ratio, Rounding, UniformConfig};
 use mask_core::{
-    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Split, Step, Want,
+    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Site, Step, Want,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +60,8 @@ impl MethodConfig for SimmimConfig {
         summary: "puts mask tokens in place of large cells, predicts raw pixels by a linear layer",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        ImageFront::build(data, split, &self.encoder, &self.mask, Reads::All)
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        ImageFront::build(site, &self.encoder, &self.mask, Reads::All)
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {

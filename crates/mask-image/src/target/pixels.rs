@@ -6,7 +6,7 @@ use mask_core::{DevicePlan, Ids, Result, View};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::picture::panel;
+use crate::picture::{columns_of, rows_of};
 
 /// In which order the numbers of a patch stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl PatchPixels {
         let alone = pasted.where_self(&hidden, &grey);
         let images = [&cut, &shown, &alone, &pasted].map(|tokens| self.image(tokens, view));
         let mut sheet = Sheet {
-            columns: ["original", "hidden", "answer", "answer and visible"].map(str::to_owned).to_vec(),
+            columns: columns_of(["original", "hidden", "answer", "answer and visible"]),
             rows: Vec::new(),
             caption: match self.normalise {
                 Normalise::Patch => {
@@ -98,12 +98,7 @@ impl PatchPixels {
                 Normalise::None => "The answers are pixels as the model gave them.".to_owned(),
             },
         };
-        let images = images.into_iter().collect::<Result<Vec<_>>>()?;
-        let colours = view.input("colours")?; // [B, 2, C]: mean and deviation of each channel
-        for row in 0..rows {
-            let panels = images.iter().map(|image| panel(&image.get(row), &colours.get(row))).collect::<Result<_>>()?;
-            sheet.rows.push(panels);
-        }
+        sheet.rows = rows_of(&images.into_iter().collect::<Result<Vec<_>>>()?, view)?;
         Ok(sheet)
     }
 

@@ -15,7 +15,7 @@ use mask_core::nn::{Decoder, DecoderConfig, Scope};
 use mask_core::objective::smooth_l1;
 use mask_core::sampler::{Ratio, Rounding, UniformConfig};
 use mask_core::{
-    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Split, Step, Want,
+    Batch, Card, Encoder, Method, MethodConfig, Outcome, Predictor, Result, SamplerConfig, Site, Step, Want,
 };
 use mask_image::data::{ImageData, ImageFront, Reads};
 use mask_image::model::{Vit, VitConfig};
@@ -56,8 +56,8 @@ impl MethodConfig for ShuttersConfig {
         summary: "drops cells, predicts raw pixels with a robust loss",
     };
 
-    fn front(&self, data: &ImageData, split: Split) -> Result<Box<dyn Front>> {
-        ImageFront::build(data, split, &self.encoder, &self.mask, Reads::Visible)
+    fn front(&self, site: &Site<'_, ImageData>) -> Result<Box<dyn Front>> {
+        ImageFront::build(site, &self.encoder, &self.mask, Reads::Visible)
     }
 
     fn build(&self, at: &Scope) -> Result<Box<dyn Method>> {

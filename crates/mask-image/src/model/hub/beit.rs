@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
 use mask_core::nn::{LayerNorm, Linear, Parameters, PositionTable, QkvBias, RelativeBiasConfig};
+use mask_core::recipe::{Value, to_value};
 use mask_core::{Encoder, Layout, Named, Result, Want};
 use tch::{Device, Tensor};
 
@@ -153,6 +154,10 @@ impl Hosted for HostedBeit {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn recipe(&self) -> Result<Value> {
+        to_value(&self.config)
     }
 
     fn parameters(&self) -> &Parameters {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted};
 use mask_core::nn::{Linear, Parameters};
+use mask_core::recipe::{Value, to_value};
 use mask_core::{Encoder, Layout, Named, Result, Want};
 use tch::{Device, Tensor};
 
@@ -79,6 +80,10 @@ impl Hosted for HostedIJepa {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn recipe(&self) -> Result<Value> {
+        to_value(&self.config)
     }
 
     fn parameters(&self) -> &Parameters {

@@ -15,7 +15,7 @@ use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Folder, Loaded, Names};
 use mask_core::method::DeviceDraft;
 use mask_core::nn::{Init, InitRule, Linear, Parameters, PositionTable, QkvBias, Scope};
-use mask_core::{Clock, DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Split, Step, View};
+use mask_core::{Clock, DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Site, Split, Step, View};
 use tch::{Kind, Tensor};
 
 use super::VitConfig;
@@ -123,7 +123,7 @@ fn folder_front(config: &VitConfig, data: &Path, Colours([mean, std]): &Colours)
     let source = SourceConfig::Folder(FolderConfig { path: data.to_owned() });
     // With a held-out source of its own all of `data` is read.
     let data = ImageData { held_out: Some(source.clone()), source, augment, ..ImageData::default() };
-    ImageFront::build(&data, Split::Train, config, &SamplerConfig::default(), Reads::Visible)
+    ImageFront::build(&Site::new(&data, Split::Train), config, &SamplerConfig::default(), Reads::Visible)
 }
 
 /// The plans of a mask [B, L], or of nothing hidden; all positions are queried.

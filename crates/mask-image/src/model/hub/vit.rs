@@ -7,6 +7,7 @@ use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
 use mask_core::nn::{Activation, Linear, LinearHead, Parameters, unpatch};
 use mask_core::objective::absolute_error;
+use mask_core::recipe::{Value, to_value};
 use mask_core::{DevicePlan, Encoder, Features, Layout, Named, Predictor, Result, View, Want};
 use tch::{Device, Kind, Tensor};
 
@@ -141,6 +142,10 @@ impl Hosted for HostedVit {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn recipe(&self) -> Result<Value> {
+        to_value(&self.config)
     }
 
     fn parameters(&self) -> &Parameters {

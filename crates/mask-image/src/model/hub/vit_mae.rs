@@ -7,6 +7,7 @@ use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted, Names};
 use mask_core::nn::{Decoder, DecoderConfig, Parameters, PositionTable, QkvBias};
 use mask_core::objective::squared_error;
+use mask_core::recipe::{Value, to_value};
 use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Want};
 use tch::{Device, Kind, Tensor};
 
@@ -143,6 +144,10 @@ impl Hosted for VitMae {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn recipe(&self) -> Result<Value> {
+        to_value(&self.config)
     }
 
     fn parameters(&self) -> &Parameters {

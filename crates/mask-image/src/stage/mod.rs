@@ -1,0 +1,5 @@
+//! Kinds of stages that know images.
+
+mod patches;
+
+pub use patches::PatchesConfig;
