@@ -10,7 +10,8 @@
 //!
 //! Config structs derive `Serialize` and `Deserialize` with `#[serde(deny_unknown_fields)]` and without
 //! `serde(default)`: what a recipe leaves out is filled by overlaying it on the serialised `Default`, which
-//! [`tagged!`](crate::tagged) does for parts chosen by `kind`, and [`typed_over`] for methods registered at run time.
+//! [`tagged!`](crate::tagged) does for parts chosen by `kind`, [`optional`] for parts that may be null, and [`typed_over`]
+//! for methods registered at run time.
 //! `tag`, `untagged` and `flatten` of serde are not for config structs, since they lose the path of an error.
 //!
 //! This is the only module that knows which YAML library is used.
@@ -28,7 +29,7 @@ mod tree;
 pub use nearest::{Misspelling, misspellings};
 pub use overlay::{differences, overlay, to_value, to_yaml};
 pub use serde_yaml::{Mapping, Value};
-pub use tagged::{kind_of, typed_over};
+pub use tagged::{kind_of, optional, typed_over};
 pub use tree::Tree;
 
 /// The error of a typed read below [`Tree::read`]. Its text may carry a key path in a private form; [`Tree::read`]

@@ -221,6 +221,28 @@ pub fn kind_of<'a>(value: &'a Value, kinds: &[&str]) -> Result<&'a str, ReadErro
     Err(fail(path, format!("unknown variant `{kind}`, expected one of {}", names())))
 }
 
+/// Reads a part that may be absent: null is none, and a mapping's keys are laid over the `Default` of its config struct,
+/// so that a recipe can turn on what the defaults leave off and say only what differs. For
+/// `#[serde(deserialize_with = "mask_core::recipe::optional")]`.
+///
+/// # Errors
+/// What doesn't fit the struct, in the form that [`Tree::read`](super::Tree::read) explains.
+pub fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Serialize + Default + DeserializeOwned,
+{
+    let value = Value::deserialize(deserializer)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let mut whole = serde_yaml::to_value(T::default()).map_err(D::Error::custom)?;
+    overlay(&mut whole, value);
+    serde_path_to_error::deserialize(&whole)
+        .map(Some)
+        .map_err(|error| D::Error::custom(Fault::new(&error).into_error()))
+}
+
 /// Reads a part's keys, laid over the `Default` of its config struct; its `kind` is left aside, and a kind's name alone
 /// or nothing means the defaults. Paths in errors survive at any depth.
 ///

@@ -9,13 +9,15 @@ use super::{
     crop::{Draw, RandomResized, centre},
     erase::erase,
     raster::{Area, MAX_SIDE, Raster},
+    recolour::{Blur, Jitter, probability, recolour},
     resize::{Interpolation, resize, resize_window},
 };
 
 /// Recipe keys of the way from a picture to a model's input; the defaults are MAE's at 224.
 ///
-/// Channels are those of `mean`. In training a picture is padded, cropped and resized, flipped and normalised; in
-/// evaluation padded, resized, cut to its centre and normalised.
+/// Channels are those of `mean`. In training a picture is padded, cropped and resized, flipped, changed in
+/// colour (jitter, grey, blur, solarise, in this order), normalised and erased in part; in evaluation padded, resized, cut
+/// to its centre and normalised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
@@ -25,6 +27,7 @@ pub struct Augment {
     /// Black pixels added on each of the four sides before anything else: 2 makes 32 of 28.
     pub pad: usize,
     /// The random crop of training, resized to `size`; null trains on what evaluation sees.
+    #[serde(deserialize_with = "mask_core::recipe::optional")]
     pub crop: Option<RandomResized>,
     /// In evaluation, how much of a side of the resized picture the centre crop keeps, at most (0.875 = 224 of 256);
     /// null takes pictures as they are, and they must have `size`.
@@ -33,6 +36,16 @@ pub struct Augment {
     pub interpolation: Interpolation,
     /// Probability of a flip left to right in training.
     pub flip: f64,
+    /// Random changes of colour in training; null leaves colours alone.
+    #[serde(deserialize_with = "mask_core::recipe::optional")]
+    pub jitter: Option<Jitter>,
+    /// Probability of a view without colour in training.
+    pub grey: f64,
+    /// A random blur in training; null leaves views sharp.
+    #[serde(deserialize_with = "mask_core::recipe::optional")]
+    pub blur: Option<Blur>,
+    /// Probability in training that values of 128 and more are turned upside down.
+    pub solarise: f64,
     /// Probability that a rectangle of 2 to 33 % of the area becomes noise in training (random erasing).
     pub erase: f64,
     /// Mean of each channel, of values from 0 to 1.
@@ -50,6 +63,10 @@ impl Default for Augment {
             centre: Some(0.875),
             interpolation: Interpolation::Bicubic,
             flip: 0.5,
+            jitter: None,
+            grey: 0.0,
+            blur: None,
+            solarise: 0.0,
             erase: 0.0,
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
@@ -71,14 +88,25 @@ impl Augment {
         if let Some(share) = self.centre.filter(|share| !(0.01..=1.0).contains(share)) {
             return problem("centre", format!("{share} is no share of a side: 0.01 to 1"));
         }
-        for (key, share) in [("flip", self.flip), ("erase", self.erase)] {
-            if !(0.0..=1.0).contains(&share) {
-                return problem(key, format!("{share} is no probability: 0 to 1"));
-            }
+        for (key, value) in
+            [("flip", self.flip), ("grey", self.grey), ("solarise", self.solarise), ("erase", self.erase)]
+        {
+            probability(key, value)?;
+        }
+        if let Some(jitter) = &self.jitter {
+            jitter.check()?;
+        }
+        if let Some(blur) = &self.blur {
+            blur.check()?;
         }
         if self.mean.is_empty() || self.mean.len() != self.std.len() {
             let (mean, std) = (self.mean.len(), self.std.len());
             return problem("std", format!("mean has {mean} values and std {std}: give one of each a channel"));
+        }
+        for (key, used) in [("jitter", self.jitter.is_some()), ("grey", self.grey > 0.0)] {
+            if used && ![1, 3].contains(&self.channels()) {
+                return problem(key, format!("works on 1 or 3 channels, but mean has {} values", self.channels()));
+            }
         }
         if let Some(mean) = self.mean.iter().find(|mean| !mean.is_finite()) {
             return problem("mean", format!("{mean} is no number that values can be shifted by"));
@@ -115,7 +143,7 @@ impl Augment {
         self.len() == 0
     }
 
-    /// A randomly cropped and flipped view, `[C, H, W]`.
+    /// A view cropped, flipped and changed in colour at random, `[C, H, W]`.
     ///
     /// # Errors
     /// The picture's channels or size don't fit the recipe, or the recipe's numbers are off.
@@ -152,8 +180,10 @@ impl Augment {
             None => self.whole(&source)?,
         };
         // Drawn whatever the probability, so that changing it leaves the draws that follow alone.
-        let view = if draw.uniform() < self.flip { Cow::Owned(view.into_owned().flip()) } else { view };
+        let mut view = if draw.uniform() < self.flip { Cow::Owned(view.into_owned().flip()) } else { view };
+        recolour(self, &mut view, draw);
         normalise(&view, &self.mean, &self.std, out)?;
+        // Last, since how much it draws hangs on chance.
         erase(out, [self.channels(), self.size[0], self.size[1]], self.erase, draw);
         Ok(())
     }
@@ -351,6 +381,12 @@ mod tests {
             (Augment { centre: Some(0.0), ..good() }, "centre"),
             (Augment { centre: Some(f64::NAN), ..good() }, "centre"),
             (Augment { flip: 1.5, ..good() }, "flip"),
+            (Augment { grey: -0.5, ..good() }, "grey"),
+            (Augment { solarise: f64::NAN, ..good() }, "solarise"),
+            (Augment { jitter: Some(Jitter { hue: 0.7, ..Jitter::default() }), ..good() }, "jitter.hue"),
+            (Augment { blur: Some(Blur { probability: 2.0, ..Blur::default() }), ..good() }, "blur.probability"),
+            (Augment { jitter: Some(Jitter::default()), ..plain([9, 9], 2) }, "jitter"),
+            (Augment { grey: 0.1, ..plain([9, 9], 4) }, "grey"),
             (Augment { mean: vec![], std: vec![], ..good() }, "std"),
             (Augment { std: vec![1.0, 0.0, 1.0], ..good() }, "std"),
             (Augment { mean: vec![0.0, f64::NAN, 1.0], ..good() }, "mean"),
@@ -374,6 +410,10 @@ mod tests {
         };
         assert!(with("rotate").is_err() && with("size").is_err());
         assert!(with("pad").is_ok_and(|recipe| recipe.pad == 3));
+        let mut tree = tree.clone();
+        tree["jitter"] = serde_json::json!({ "hue": 0.0 });
+        let read = serde_json::from_value::<Augment>(tree).unwrap();
+        assert_eq!(read.jitter, Some(Jitter { hue: 0.0, ..Jitter::default() }));
     }
 
     #[test]
@@ -385,6 +425,23 @@ mod tests {
         assert!(recipe.denormalise(&[0.0; 4]).is_err());
     }
 
+    #[test]
+    fn todays_views_stay() {
+        // Crops and flips of recipes without colours, so that runs keep their numbers.
+        for (recipe, picture, crc) in [
+            (Augment { size: [32, 32], ..Augment::default() }, raster(3, 40, 50), 0xf2c6_d65e),
+            (Augment { pad: 2, flip: 0.5, ..plain([32, 30], 1) }, raster(1, 28, 26), 0x98cb_de7e),
+            (Augment { size: [9, 14], ..Augment::default() }, raster(1, 28, 28), 0x95ea_6f68),
+        ] {
+            let mut sum = flate2::Crc::new();
+            for seed in 0..20 {
+                let view = recipe.train(&picture, &mut Toy(seed)).unwrap();
+                sum.update(&view.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+            }
+            assert_eq!(sum.sum(), crc);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_picture_becomes_the_recipes_size(
@@ -393,7 +450,9 @@ mod tests {
         ) {
             let wanted = if grey { 1 } else { 3 };
             let recipe = Augment {
-                pad, crop: Some(RandomResized::default()), centre: Some(0.875), flip: 0.5, ..plain([th, tw], wanted)
+                pad, crop: Some(RandomResized::default()), centre: Some(0.875), flip: 0.5,
+                jitter: Some(Jitter::default()), grey: 0.2, blur: Some(Blur::default()), solarise: 0.2,
+                ..plain([th, tw], wanted)
             };
             let picture = raster(channels, h, w);
             let out = recipe.train(&picture, &mut Toy(seed)).unwrap();

@@ -11,6 +11,8 @@
 //! ```
 
 mod augment;
+mod blur;
+mod colour;
 mod compose;
 mod crop;
 mod crops;
@@ -20,6 +22,7 @@ mod folder;
 mod front;
 mod idx;
 mod raster;
+mod recolour;
 mod resize;
 mod salience;
 mod source;
@@ -33,5 +36,6 @@ pub use folder::ImageFolder;
 pub use front::{FolderConfig, IdxConfig, ImageData, ImageFront, Reads, SourceConfig, ViewSpec};
 pub use idx::IdxImages;
 pub use raster::{Area, MAX_SIDE, Raster};
+pub use recolour::{Blur, Jitter};
 pub use resize::{Interpolation, resize, resize_window};
 pub use source::ImageSource;

@@ -58,6 +58,11 @@ impl Raster {
     }
 
     /// The values, `[height, width, channels]`.
+    pub(super) fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
+    /// The values, `[height, width, channels]`.
     #[must_use]
     pub fn into_data(self) -> Vec<u8> {
         self.data
@@ -190,7 +195,7 @@ impl Area {
 }
 
 /// Grey from red, green and blue, as Pillow rounds it.
-fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
     // The weights sum to 65536, so the shifted sum is at most 255.
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }

@@ -146,10 +146,10 @@ fn weigh(rows: &[u8], stride: usize, column: usize, weights: &[i32]) -> [u8; LAN
 }
 
 /// Rows that are turned into columns together.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 
 /// Writes the `height` rows of `width` bytes in `from` (a row every `stride` bytes) as columns of `to`.
-fn transpose(from: &[u8], stride: usize, [height, width]: [usize; 2], to: &mut [u8], to_stride: usize) {
+pub(super) fn transpose(from: &[u8], stride: usize, [height, width]: [usize; 2], to: &mut [u8], to_stride: usize) {
     let (tall, wide) = (height / 8 * 8, width / 8 * 8);
     for y in (0..tall).step_by(8) {
         for x in (0..wide).step_by(8) {

@@ -1,6 +1,7 @@
 //! Where keys come from: bases, `--set`, defaults, and what is laid over what.
 
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::super::{Mapping, Tree, Value, differences, kind_of, misspellings, overlay, read, to_yaml, typed_over};
 use super::{
@@ -15,6 +16,38 @@ fn yaml(text: &str) -> Value {
 
 fn tree(text: &str) -> Tree {
     Tree::from_value(yaml(text), "code")
+}
+
+/// A part that is off by default.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    #[serde(deserialize_with = "super::super::optional")]
+    block: Option<BlockConfig>,
+}
+
+#[test]
+fn a_part_that_is_off_is_turned_on_by_what_differs() {
+    let read = |text: &str| {
+        let mut whole = Tree::from_value(super::super::Value::from(Mapping::new()), "defaults");
+        whole.set("block=null").unwrap();
+        whole.set(text).unwrap();
+        whole.typed::<Owner>(&[]).map(|owner| owner.block).map_err(|error| error.to_string())
+    };
+    let on = BlockConfig::default;
+    assert_eq!(read("block=null"), Ok(None));
+    assert_eq!(read("block={}"), Ok(Some(on())));
+    assert_eq!(read("block={smallest: 3}"), Ok(Some(BlockConfig { smallest: 3, ..on() })));
+    assert_eq!(read("block.smallest=3"), Ok(Some(BlockConfig { smallest: 3, ..on() })));
+    for (wrong, line) in [
+        ("block={smalest: 3}", "block has no key 'smalest', did you mean 'smallest'? It takes smallest, aspect"),
+        ("block={kind: block}", "block has no key 'kind'. It takes smallest, aspect"),
+        ("block={smallest: x}", "block.smallest: expected a whole number (0 or more), found the text \"x\""),
+        ("block=on", "block: expected a mapping of keys, found the text \"on\""),
+        ("block=3", "block: expected a mapping of keys, found the number 3"),
+    ] {
+        assert_eq!(read(wrong), Err(format!("--set {wrong}: {line}")));
+    }
 }
 
 #[test]
