@@ -200,7 +200,7 @@ fn gather(
         let mine: Vec<&RunResult> = found.iter().filter(|(run, _)| run.arm == number).map(|(_, r)| r).collect();
         let Some(first) = mine.first() else { return Err(Error::Defect(format!("arm '{}' has no run", arm.name))) };
         let values = table.config.metrics.iter().map(|metric| {
-            let value = |result: &&RunResult| result.metric(&metric.name).flatten().map(|value| value * metric.unit());
+            let value = |result: &&RunResult| result.metric(&metric.name).flatten().map(|value| metric.in_unit(value));
             (metric.name.clone(), mine.iter().map(value).collect())
         });
         of_arms.push(ArmResult {
@@ -222,7 +222,7 @@ fn gather(
         let values = table.config.metrics.iter().filter_map(|metric| {
             let of = |result: &&RunResult| result.baselines.get(&name).unwrap_or(&nothing).get(&metric.name).copied();
             let all: Option<Vec<Option<f64>>> = firsts.iter().map(of).collect();
-            let scaled = all?.into_iter().map(|value| value.map(|value| value * metric.unit())).collect();
+            let scaled = all?.into_iter().map(|value| value.map(|value| metric.in_unit(value))).collect();
             Some((metric.name.clone(), scaled))
         });
         BaselineResult { values: values.collect(), mean: Named::new(), name }
