@@ -21,6 +21,7 @@ mod statistics;
 mod tests;
 mod work;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -169,6 +170,19 @@ fn day(moment: SystemTime) -> String {
     time::OffsetDateTime::from(moment).date().to_string()
 }
 
+/// That each metric is in some result: an arm of another method may lack one.
+fn measured<'a>(table: &Table, results: impl Iterator<Item = &'a RunResult>) -> Result<()> {
+    let results: Vec<&RunResult> = results.collect();
+    let there: BTreeSet<&str> = results.iter().flat_map(|result| result.metrics.keys()).map(String::as_str).collect();
+    for metric in &table.config.metrics {
+        if !results.iter().any(|result| result.metric(&metric.name).is_some()) {
+            let problem = format!("no run measured '{}'; there are {}", metric.name, Vec::from_iter(there).join(", "));
+            return Err(Error::file(&table.file, problem));
+        }
+    }
+    Ok(())
+}
+
 /// What the runs measured.
 fn gather(
     table: &Table,
@@ -185,15 +199,9 @@ fn gather(
         let path = RunResult::path(&run.folder);
         let written = std::fs::metadata(&path).and_then(|about| about.modified());
         last = last.max(written.map_err(Error::io(&path, "asking for its age"))?);
-        for metric in &table.config.metrics {
-            if result.metric(&metric.name).is_none() {
-                let there: Vec<&str> = result.metrics.keys().map(String::as_str).collect();
-                let problem = format!("holds no '{}'; it holds {}", metric.name, there.join(", "));
-                return Err(Error::file(&path, problem));
-            }
-        }
         found.push((run, result));
     }
+    measured(table, found.iter().map(|(_, result)| result))?;
     let mut of_arms = Vec::new();
     let mut seconds = Vec::new();
     for (number, arm) in arms.iter().enumerate() {

@@ -19,6 +19,7 @@ const REGISTER: Register = Register {
     about: "",
     methods: METHODS,
     tasks: &[],
+    layouts: &[],
     families: &[],
     golden: "",
     modality: "blinds",
