@@ -222,6 +222,20 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(RunResult::read(folder.path()), Err(Error::Io { .. })));
+        let good = serde_json::to_string(&RunResult::default()).unwrap();
+        for damaged in ["", "[]", &good[..good.len() / 2], &good.replace("\"steps\":0", "\"steps\":-1")] {
+            std::fs::write(RunResult::path(folder.path()), damaged).unwrap();
+            let error = RunResult::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("result.json: is no result of a run: "), "{error}");
+        }
+        std::fs::write(RunResult::path(folder.path()), good).unwrap();
+        assert_eq!(RunResult::read(folder.path()).unwrap(), RunResult::default());
+    }
+
+    #[test]
     fn seconds_are_those_of_all_steps() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("timing.jsonl");

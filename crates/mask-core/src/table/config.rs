@@ -61,8 +61,9 @@ impl MetricConfig {
     }
 
     /// From the unit of `result.json` to the one that is shown.
-    pub(super) fn unit(&self) -> f64 {
-        if self.percent() { 100.0 } else { 1.0 }
+    pub(super) fn in_unit(&self, value: f64) -> f64 {
+        // Without the last bits, so that 57 of 100 is 57 and not 56.99999999999999.
+        if self.percent() { (value * 1e11).round() / 1e9 } else { value }
     }
 }
 
@@ -133,14 +134,16 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// That the mean of one arm is better than that of another by more than a margin.
+/// That the mean of one arm is better than that of another, or than a number, by more than a margin.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeansConfig {
     /// The arm that should be better; of several the best one.
     pub better: Names,
     /// The arm, or the baseline, that it should beat; of several the best one.
-    pub than: Names,
+    pub than: Option<Names>,
+    /// Instead of `than` a number, in the unit that is shown.
+    pub limit: Option<f64>,
     /// The metric.
     pub metric: String,
     /// By how much, in the unit that is shown; none = 0. Below 0 it says 'not worse by as much'.
@@ -184,7 +187,7 @@ impl ClaimConfig {
 
     /// All arms that it names.
     pub(super) fn arms(&self) -> impl Iterator<Item = &str> {
-        let means = self.means().iter().flat_map(|c| c.better.0.iter().chain(&c.than.0));
+        let means = self.means().iter().flat_map(|c| c.better.0.iter().chain(c.than.iter().flat_map(|than| &than.0)));
         means.chain(self.speed().iter().flat_map(|c| [&c.faster, &c.than])).map(String::as_str)
     }
 }

@@ -144,7 +144,11 @@ impl Table {
             }
             for (index, means) in claim.means().iter().enumerate() {
                 let place = format!("{place}.means.{index}");
-                for (key, names, allowed) in [("better", &means.better, &arms), ("than", &means.than, &all)] {
+                if means.than.is_some() == means.limit.is_some() {
+                    return Err(self.tree.refuse(&place, "takes either 'than' with arms or 'limit' with a number"));
+                }
+                let than = means.than.as_ref().map(|than| ("than", than, &all));
+                for (key, names, allowed) in than.into_iter().chain([("better", &means.better, &arms)]) {
                     let path = format!("{place}.{key}");
                     match names.0.len() {
                         0 => return Err(self.tree.refuse(&path, "is empty")),
@@ -153,9 +157,11 @@ impl Table {
                     }
                 }
                 self.one_of(&format!("{place}.metric"), &metrics)?;
-                if let Some(margin) = means.margin.filter(|margin| !(-1e6..=1e6).contains(margin)) {
-                    let problem = format!("{margin} is not a number from -1e6 to 1e6");
-                    return Err(self.tree.refuse(&format!("{place}.margin"), problem));
+                for (key, number) in [("margin", means.margin), ("limit", means.limit)] {
+                    if let Some(number) = number.filter(|number| !(-1e6..=1e6).contains(number)) {
+                        let problem = format!("{number} is not a number from -1e6 to 1e6");
+                        return Err(self.tree.refuse(&format!("{place}.{key}"), problem));
+                    }
                 }
             }
             for (index, speed) in claim.speed().iter().enumerate() {

@@ -21,6 +21,7 @@ mod statistics;
 mod tests;
 mod work;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -169,6 +170,19 @@ fn day(moment: SystemTime) -> String {
     time::OffsetDateTime::from(moment).date().to_string()
 }
 
+/// That each metric is in some result: an arm of another method may lack one.
+fn measured<'a>(table: &Table, results: impl Iterator<Item = &'a RunResult>) -> Result<()> {
+    let results: Vec<&RunResult> = results.collect();
+    let there: BTreeSet<&str> = results.iter().flat_map(|result| result.metrics.keys()).map(String::as_str).collect();
+    for metric in &table.config.metrics {
+        if !results.iter().any(|result| result.metric(&metric.name).is_some()) {
+            let problem = format!("no run measured '{}'; there are {}", metric.name, Vec::from_iter(there).join(", "));
+            return Err(Error::file(&table.file, problem));
+        }
+    }
+    Ok(())
+}
+
 /// What the runs measured.
 fn gather(
     table: &Table,
@@ -185,22 +199,16 @@ fn gather(
         let path = RunResult::path(&run.folder);
         let written = std::fs::metadata(&path).and_then(|about| about.modified());
         last = last.max(written.map_err(Error::io(&path, "asking for its age"))?);
-        for metric in &table.config.metrics {
-            if result.metric(&metric.name).is_none() {
-                let there: Vec<&str> = result.metrics.keys().map(String::as_str).collect();
-                let problem = format!("holds no '{}'; it holds {}", metric.name, there.join(", "));
-                return Err(Error::file(&path, problem));
-            }
-        }
         found.push((run, result));
     }
+    measured(table, found.iter().map(|(_, result)| result))?;
     let mut of_arms = Vec::new();
     let mut seconds = Vec::new();
     for (number, arm) in arms.iter().enumerate() {
         let mine: Vec<&RunResult> = found.iter().filter(|(run, _)| run.arm == number).map(|(_, r)| r).collect();
         let Some(first) = mine.first() else { return Err(Error::Defect(format!("arm '{}' has no run", arm.name))) };
         let values = table.config.metrics.iter().map(|metric| {
-            let value = |result: &&RunResult| result.metric(&metric.name).flatten().map(|value| value * metric.unit());
+            let value = |result: &&RunResult| result.metric(&metric.name).flatten().map(|value| metric.in_unit(value));
             (metric.name.clone(), mine.iter().map(value).collect())
         });
         of_arms.push(ArmResult {
@@ -222,7 +230,7 @@ fn gather(
         let values = table.config.metrics.iter().filter_map(|metric| {
             let of = |result: &&RunResult| result.baselines.get(&name).unwrap_or(&nothing).get(&metric.name).copied();
             let all: Option<Vec<Option<f64>>> = firsts.iter().map(of).collect();
-            let scaled = all?.into_iter().map(|value| value.map(|value| value * metric.unit())).collect();
+            let scaled = all?.into_iter().map(|value| value.map(|value| metric.in_unit(value))).collect();
             Some((metric.name.clone(), scaled))
         });
         BaselineResult { values: values.collect(), mean: Named::new(), name }

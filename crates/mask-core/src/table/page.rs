@@ -143,7 +143,7 @@ impl Results {
         }
         let _ = writeln!(
             page,
-            "\nMean ± standard deviation over the seeds.\n\n![{}: a dot a seed, the line is the 95 % interval of the mean]({}.svg)\n",
+            "\nMean ± standard deviation over the seeds; in italics what the runs of the first arm were seen against.\n\n![{}: a dot a seed, the line is the 95 % interval of the mean]({}.svg)\n",
             self.metrics.first().map_or("", |metric| metric.name.as_str()),
             self.stem()
         );

@@ -223,11 +223,19 @@ impl Results {
             });
             known.max_by(|a, b| a.1.total_cmp(&b.1))
         };
-        let (one, other) = (best(&wanted.better.0), best(&wanted.than.0));
-        let name = |chosen: &Option<(String, f64, usize)>, names: &[String]| {
-            chosen.as_ref().map_or_else(|| names.join(" or "), |(name, ..)| name.clone())
+        let one = best(&wanted.better.0);
+        // A number has no spread of its own.
+        let (than, other) = match (&wanted.than, wanted.limit) {
+            (Some(names), _) => (names.0.join(" or "), best(&names.0)),
+            (None, limit) => {
+                let limit = limit.unwrap_or_default();
+                (limit.to_string(), Some((limit.to_string(), sign * limit, 0)))
+            }
         };
-        let (first, second) = (name(&one, &wanted.better.0), name(&other, &wanted.than.0));
+        let name = |chosen: &Option<(String, f64, usize)>, names: String| {
+            chosen.as_ref().map_or(names, |(name, ..)| name.clone())
+        };
+        let (first, second) = (name(&one, wanted.better.0.join(" or ")), name(&other, than));
         let margin = wanted.margin.unwrap_or(0.0);
         let word = match (margin < 0.0, better) {
             (true, _) => "is not worse than",
@@ -239,7 +247,7 @@ impl Results {
             found = Some(a - b);
             verdict = Verdict::Undecided;
             if let Some(pooled) = self.pooled(&wanted.metric) {
-                let half = pooled.between(n, m);
+                let half = if m == 0 { pooled.about(n) } else { pooled.between(n, m) };
                 let ends = [a - b - half, a - b + half];
                 interval = Some(ends);
                 verdict = Verdict::of(ends, margin);

@@ -152,6 +152,29 @@ fn verdicts_follow_from_numbers_and_file() {
 }
 
 #[test]
+fn a_mean_may_be_held_against_a_number() {
+    let limit = |limit: &str| {
+        let table =
+            table(&[("than: dots 50 %, metric: linear, margin: 1", &format!("limit: {limit}, metric: linear"))])
+                .unwrap();
+        results().derive(&table).unwrap().claims[0].comparisons[0].clone()
+    };
+    // 80 -+ 2.776445 * sqrt(2.5) * sqrt(1/3).
+    let half = 2.7764451051977934 * (2.5f64 / 3.0).sqrt();
+    close(limit("70").interval.unwrap()[1], 10.0 + half);
+    let text = |limit: &Compared| (limit.text.clone(), limit.verdict);
+    assert_eq!(text(&limit("70")), ("rows is above 70".to_owned(), Verdict::Reproduced));
+    assert_eq!(limit("79").verdict, Verdict::Undecided);
+    assert_eq!(limit("83.5").verdict, Verdict::NotReproduced);
+}
+
+#[test]
+fn shares_become_percents_without_their_last_bits() {
+    let percent = |value| MetricConfig { name: "x".into(), better: None, percent: Some(true) }.in_unit(value);
+    assert_eq!([percent(0.57), percent(0.58), percent(1.0), percent(1.0 / 3.0)], [57.0, 58.0, 100.0, 33.333_333_333]);
+}
+
+#[test]
 fn a_run_that_was_not_finite_is_left_out() {
     let mut found = results();
     found.arms[1].values.get_mut("linear").unwrap()[1] = None;
@@ -264,6 +287,15 @@ fn mistakes_in_a_table_are_named() {
         (
             ("metric: linear, margin: 1", "metric: lniear, margin: 1"),
             "claims.0.means.0.metric: there is no 'lniear', did you mean 'linear'?",
+        ),
+        (
+            ("than: dots 50 %, metric: linear", "metric: linear"),
+            "claims.0.means.0: takes either 'than' with arms or 'limit'",
+        ),
+        (("margin: 1 ", "limit: 3 "), "claims.0.means.0: takes either 'than' with arms or 'limit'"),
+        (
+            ("than: dots 50 %, metric: linear, margin: 1", "limit: 1e9, metric: linear"),
+            "claims.0.means.0.limit: 1000000000 is not",
         ),
         (("margin: 1 ", "margin: .nan "), "claims.0.means.0.margin: NaN is not a number from"),
         (("ratio: 1.5", "ratio: 0"), "claims.1.speed.0.ratio: 0 is not a number above 0"),

@@ -148,6 +148,7 @@ pub(super) fn work(table: &Table, arms: &[Arm], runs: &[Run], options: &Options,
                     failed = failed.or(if stopped { None } else { Some(error) });
                 } else {
                     lines.done(run);
+                    failed = failed.or(early(table, arms, runs).err());
                 }
             }
             Err(RecvTimeoutError::Timeout) => drop(lines.show(runs)),
@@ -166,6 +167,16 @@ pub(super) fn work(table: &Table, arms: &[Arm], runs: &[Run], options: &Options,
         )));
     }
     Ok(())
+}
+
+/// Once every arm has a finished run: a metric that none of them measured is no reason to run the others.
+fn early(table: &Table, arms: &[Arm], runs: &[Run]) -> Result<()> {
+    let done: Vec<&Run> = runs.iter().filter(|run| run.done()).collect();
+    if !(0..arms.len()).all(|arm| done.iter().any(|run| run.arm == arm)) {
+        return Ok(());
+    }
+    let results = done.iter().map(|run| RunResult::read(&run.folder)).collect::<Result<Vec<_>>>()?;
+    super::measured(table, results.iter())
 }
 
 /// Starts a run; its end is sent with its number.

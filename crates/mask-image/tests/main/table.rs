@@ -45,7 +45,7 @@ fn house(table: &str) -> TempDir {
     let image = temp.path().join("experiments/image");
     fs::create_dir_all(image.join("tables")).expect("folders");
     std::os::unix::fs::symlink(root().join("datasets"), temp.path().join("datasets")).expect("a link");
-    for recipe in ["mae.yaml", "tiny-28.yaml"] {
+    for recipe in ["mae.yaml", "simmim.yaml", "tiny-28.yaml"] {
         fs::copy(root().join("experiments/image").join(recipe), image.join(recipe)).expect("a recipe");
     }
     fs::write(image.join("tables/hidden.yaml"), table).expect("a table");
@@ -283,12 +283,31 @@ fn mistakes_are_found_before_any_run() {
         let line = refused(&mut table(&house, arguments));
         assert!(line.contains(wanted), "wanted {wanted}\nfound  {line}");
     }
-    // A metric that no run measures is told by the first result.
-    let text =
+}
+
+#[test]
+fn a_metric_that_no_run_measures_is_told_early() {
+    let wrong =
         TABLE.replacen("name: knn, percent", "name: linaer, percent", 1).replace("metric: knn", "metric: linaer");
-    let house = self::house(&text.replace("steps: 30", "steps: 15"));
-    let line = refused(&mut table(&house, &["hidden", "--seeds", "1"]));
-    assert!(line.contains("result.json: holds no 'linaer'; it holds ") && line.contains("held_out, knn"), "{line}");
+    let house = house(&wrong.replace("steps: 30", "steps: 15"));
+    let line = refused(&mut table(&house, &["hidden", "--seeds", "9", "--jobs", "1"]));
+    assert!(
+        line.contains("tables/hidden.yaml: no run measured 'linaer'; there are ") && line.contains("held_out, knn"),
+        "{line}"
+    );
+    // The first seed of both arms told it.
+    let runs = house.path().join("runs/tables/hidden/mini");
+    assert!(!runs.join("50/3/result.json").exists());
+    // One that an arm of another method lacks is shown where it is.
+    let lacking = "recipe: ../simmim.yaml, set: ['evaluate=[{ kind: held_out, every: 15, samples: 16 }]'], paper";
+    let other = TABLE
+        .replace("name: 75 %, paper", &format!("name: 75 %, {lacking}"))
+        .replace(", predictor: { depth: 1 }", "");
+    let house = self::house(&other.replace("steps: 30", "steps: 15"));
+    done(&mut table(&house, &["hidden", "--seeds", "1"]));
+    let page = fs::read_to_string(house.path().join("experiments/image/results/hidden.md")).expect("the page");
+    assert!(page.contains("| 75 % | – | "), "{page}");
+    assert!(page.contains("| hiding more is better | **untested** |"), "{page}");
 }
 
 /// Every key of the repository's own tables, misspelt; what stands below `changes` and `paper` is not the table's.
