@@ -300,9 +300,8 @@ fn a_metric_that_no_run_measures_is_told_early() {
     assert!(!runs.join("50/3/result.json").exists());
     // One that an arm of another method lacks is shown where it is.
     let lacking = "recipe: ../simmim.yaml, set: ['evaluate=[{ kind: held_out, every: 15, samples: 16 }]'], paper";
-    let other = TABLE
-        .replace("name: 75 %, paper", &format!("name: 75 %, {lacking}"))
-        .replace(", predictor: { depth: 1 }", "");
+    let other =
+        TABLE.replace("name: 75 %, paper", &format!("name: 75 %, {lacking}")).replace(", predictor: { depth: 1 }", "");
     let house = self::house(&other.replace("steps: 30", "steps: 15"));
     done(&mut table(&house, &["hidden", "--seeds", "1"]));
     let page = fs::read_to_string(house.path().join("experiments/image/results/hidden.md")).expect("the page");

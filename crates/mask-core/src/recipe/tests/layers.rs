@@ -29,7 +29,7 @@ struct Owner {
 #[test]
 fn a_part_that_is_off_is_turned_on_by_what_differs() {
     let read = |text: &str| {
-        let mut whole = Tree::from_value(super::super::Value::from(Mapping::new()), "defaults");
+        let mut whole = Tree::from_value(Value::from(Mapping::new()), "defaults");
         whole.set("block=null").unwrap();
         whole.set(text).unwrap();
         whole.typed::<Owner>(&[]).map(|owner| owner.block).map_err(|error| error.to_string())
