@@ -20,6 +20,6 @@ pub use decoder::{Decoder, DecoderBlocks, DecoderConfig, DecoderInput, LinearHea
 pub use embed::{PatchEmbed, patches, unpatch};
 pub use layers::{Activation, LayerNorm, Linear, Mlp, drop_path, dropout};
 pub use position::{Positions as PositionTable, interpolate, sin_cos};
-pub use projection::{Projection, ProjectionConfig};
+pub use projection::{Centre, Projection, ProjectionConfig, across_crops};
 pub use scope::{Init, InitRule, Parameter, Parameters, Scope};
 pub use transfer::{Transferred, transfer};

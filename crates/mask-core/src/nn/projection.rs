@@ -1,10 +1,12 @@
-//! The projection head of self-distillation: from features to logits over prototypes.
+//! Self-distillation over prototypes (DINO, iBOT and what builds on them): head, centred targets, and the loss between
+//! crops.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::layers::{Activation, Linear, linear};
 use super::scope::{Init, InitRule, Scope};
+use crate::objective::soft_cross_entropy;
 use crate::{Error, Result};
 
 /// Recipe keys of [`Projection`].
@@ -77,6 +79,65 @@ impl Projection {
     }
 }
 
+/// The running mean of a teacher's logits, which keeps one prototype from taking all.
+#[derive(Debug)]
+pub struct Centre {
+    value: Tensor,
+    stays: f64,
+}
+
+impl Centre {
+    /// Zeros at first, kept with the weights as `name`; `stays` is how much of it stays at each step.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn new(at: &Scope, name: &str, prototypes: i64, stays: f64) -> Result<Self> {
+        let zeros = Tensor::zeros([1, prototypes], (Kind::Float, at.device()));
+        Ok(Self { value: at.table(name, zeros)?, stays })
+    }
+
+    /// The teacher's distribution [.., V]: logits, centred and divided by a temperature.
+    #[must_use]
+    pub fn shares(&self, logits: &Tensor, temperature: f64) -> Tensor {
+        ((logits.to_kind(Kind::Float) - &self.value) / temperature).softmax(-1, Kind::Float)
+    }
+
+    /// What a step adds up for the centre: the rows' means over their positions, [B, .., V] to a sum [1, V].
+    #[must_use]
+    pub fn rows(logits: &Tensor) -> Tensor {
+        let logits = logits.to_kind(Kind::Float);
+        let size = logits.size();
+        let each = logits.view([size[0], -1, size[size.len() - 1]]).mean_dim(1, false, Kind::Float);
+        each.sum_dim_intlist(0, true, Kind::Float)
+    }
+
+    /// Follows the mean [1, V] of a global batch.
+    pub fn follow(&mut self, mean: &Tensor) {
+        let _ = self.value.lerp_(mean, 1.0 - self.stays);
+    }
+}
+
+/// Cross-entropy of the logits [B, V] of each crop of a student with the shares [B, V] of every other crop of the teacher,
+/// the teacher's crops being the first of the student's: the sum over samples and pairs, and the number of pairs.
+///
+/// # Errors
+/// Different shapes.
+pub fn across_crops(students: &[Tensor], teachers: &[Tensor], temperature: f64) -> Result<(Tensor, f64)> {
+    let (mut sum, mut pairs) = (None, 0.0);
+    for (own, target) in teachers.iter().enumerate() {
+        for (_, logits) in students.iter().enumerate().filter(|(other, _)| *other != own) {
+            let cost = soft_cross_entropy(logits, target, temperature)?.sum(Kind::Float);
+            sum = Some(match sum {
+                Some(sum) => sum + cost,
+                None => cost,
+            });
+            pairs += 1.0;
+        }
+    }
+    let sum = sum.ok_or_else(|| Error::Defect("no two crops to compare".to_owned()))?;
+    Ok((sum, pairs))
+}
+
 /// Rows divided by their Euclidean norm, which counts as 1e-12 at least.
 fn unit(x: &Tensor) -> Tensor {
     let x = x.to_kind(Kind::Float);
@@ -89,6 +150,28 @@ mod pins {
     use super::*;
     use crate::nn::Parameters;
     use tch::Device;
+
+    /// Ledger 070: pairs of class terms for 0, 6 and 10 local crops; a centre moves by a tenth.
+    #[test]
+    fn pairs_and_centres() {
+        let logits =
+            |n: usize| -> Vec<Tensor> { (0..n).map(|_| Tensor::zeros([3, 4], (Kind::Float, Device::Cpu))).collect() };
+        for (locals, pairs) in [(0, 2.0), (6, 14.0), (10, 22.0)] {
+            let targets: Vec<Tensor> = logits(2).iter().map(|logits| logits.softmax(-1, Kind::Float)).collect();
+            let (sum, found) = across_crops(&logits(2 + locals), &targets, 0.1).unwrap();
+            assert_eq!(found, pairs);
+            assert!((sum.double_value(&[]) - 3.0 * pairs * 4f64.ln()).abs() < 1e-4);
+        }
+        let parameters = Parameters::new(Device::Cpu, 0);
+        let mut centre = Centre::new(&parameters.root(), "centre", 2, 0.9).unwrap();
+        let logits = Tensor::from_slice(&[1f32, 2.0, 3.0, 6.0]).view([1, 2, 2]);
+        centre.follow(&Centre::rows(&logits));
+        assert!((centre.value.double_value(&[0, 0]) - 0.2).abs() < 1e-6);
+        assert!((centre.value.double_value(&[0, 1]) - 0.4).abs() < 1e-6);
+        let shares = centre.shares(&Tensor::from_slice(&[0.2f32, 0.4]).view([1, 2]), 0.04);
+        assert!((shares.double_value(&[0, 0]) - 0.5).abs() < 1e-6);
+        assert!(across_crops(&[], &[], 0.1).is_err());
+    }
 
     /// Ledger 070: 7,614,720 parameters from 384 numbers, the gains counted.
     #[test]

@@ -20,12 +20,12 @@
 
 use mask_core::data::Front;
 use mask_core::method::{Count, Reduce, Sheet, Term};
-use mask_core::nn::{Init, InitRule, PositionTable, Projection, ProjectionConfig, Scope};
+use mask_core::nn::{Centre, Init, InitRule, PositionTable, Projection, ProjectionConfig, Scope, across_crops};
 use mask_core::objective::soft_cross_entropy;
 use mask_core::sampler::{GuidedConfig, Per, Ratio};
 use mask_core::schedule::{Clock, Curve, Stretch, Tick};
 use mask_core::{
-    Batch, Card, DevicePlan, Encoder, Error, Method, MethodConfig, Named, Outcome, Ramp, Result, Sampler,
+    Batch, Card, DevicePlan, Encoder, Error, Features, Method, MethodConfig, Named, Outcome, Ramp, Result, Sampler,
     SamplerConfig, Site, Step, Teacher, View, Want,
 };
 use serde::{Deserialize, Serialize};
@@ -128,16 +128,19 @@ impl MethodConfig for AttMaskConfig {
             Ok::<_, Error>(Net { encoder, head })
         };
         let plain = VitConfig { drop_path: 0.0, dropout: 0.0, ..self.encoder.clone() };
-        let zeros = |name: &str| at.table(name, Tensor::zeros([1, self.head.prototypes], (Kind::Float, at.device())));
+        let centre = |name: &str| Centre::new(at, name, self.head.prototypes, self.centre);
         Ok(Box::new(AttMask {
             student: net(at, &self.encoder, Some(Init::ZEROS))?,
             teacher: Teacher::copy_of(at, &at.enter("teacher"), |at| net(at, &plain, None))?,
-            centres: [zeros("centre.class")?, zeros("centre.patch")?],
+            centres: [centre("centre.class")?, centre("centre.patch")?],
             sampler: self.mask.build().map_err(|e| e.within("mask"))?,
             config: self.clone(),
         }))
     }
 }
+
+/// Notes of the means that the centres follow.
+const CENTRES: [&str; 2] = ["centre_class", "centre_patch"];
 
 /// An encoder and its projection head.
 struct Net {
@@ -171,91 +174,81 @@ impl Net {
 pub struct AttMask {
     student: Net,
     teacher: Teacher<Net>,
-    /// Of the teacher's logits of class tokens and of patches, [1, V] each.
-    centres: [Tensor; 2],
+    /// Of the teacher's logits of class tokens and of patches.
+    centres: [Centre; 2],
     sampler: Box<dyn Sampler>,
     config: AttMaskConfig,
 }
 
 impl AttMask {
-    /// Centred and sharpened logits [.., V].
-    fn target(&self, logits: &Tensor, which: usize, clock: &Clock) -> Tensor {
-        let temperature = self.config.teacher_temperature.at(clock);
-        ((logits.to_kind(Kind::Float) - &self.centres[which]) / temperature).softmax(-1, Kind::Float)
-    }
-
     fn lessons(&self, batch: &Batch, step: &Step<'_>) -> Result<Vec<Lesson>> {
         let global = batch.views.iter().take(2);
         self.teacher.ask(|teacher| global.map(|view| teacher.lesson(view, step)).collect())
     }
 
-    /// One of the two global crops.
+    /// The plan of a global crop.
     fn plan(&self, view: &View, lesson: &Lesson) -> Result<DevicePlan> {
         Ok(view.settle(&*self.sampler, || Ok(lesson.attention.shallow_clone()))?.with_mask_tokens())
     }
+
+    /// Cross-entropy of hidden patches with the teacher's, the mean of each crop (0 where nothing is hidden), summed;
+    /// with the student's logits and the teacher's shares [N, V].
+    fn patches(&self, read: &Features, lesson: &Lesson, plan: &DevicePlan, sharp: f64) -> Result<[Tensor; 3]> {
+        let answer = self.student.head.forward(&plan.scored.take_flat(&read.tokens()));
+        let target = self.centres[1].shares(&plan.scored.take_flat(&lesson.logits[1]), sharp);
+        let costs = soft_cross_entropy(&answer, &target, self.config.temperature)?; // [N]
+        let hidden = plan.hidden.sum_dim_intlist(1, false, Kind::Float).clamp_min(1.0); // [B]
+        let crop = plan.scored.flat.divide_scalar_mode(plan.scored.length, "floor");
+        Ok([(costs / hidden.index_select(0, &crop)).sum(Kind::Float), answer, target])
+    }
+}
+
+/// Tensors added.
+fn total(all: impl IntoIterator<Item = Tensor>) -> Result<Tensor> {
+    all.into_iter().reduce(|a, b| a + b).ok_or_else(|| Error::Defect("a batch without global crops".to_owned()))
 }
 
 impl Method for AttMask {
     fn loss(&self, batch: &Batch, step: &Step<'_>) -> Result<Outcome> {
-        let (lessons, temperature) = (self.lessons(batch, step)?, self.config.temperature);
-        let (mut classes, mut answers, mut targets, mut plans) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut patches = Tensor::zeros([], (Kind::Float, self.centres[0].device()));
+        let lessons = self.lessons(batch, step)?;
+        let sharp = self.config.teacher_temperature.at(step.clock);
+        let (mut classes, mut patches, mut answers, mut targets, mut plans) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, view) in batch.views.iter().enumerate() {
-            let Some(lesson) = lessons.get(index) else {
-                let read = self.student.encoder.encode(view, None, &Want::last(), step)?;
-                classes.push(self.student.head.forward(&read.last().select(1, 0)));
-                continue;
-            };
-            let plan = self.plan(view, lesson)?;
-            let read = self.student.encoder.encode(view, Some(&plan), &Want::last(), step)?; // [B, 1 + L, D]
+            let lesson = lessons.get(index);
+            let plan = lesson.map(|lesson| self.plan(view, lesson)).transpose()?;
+            let read = self.student.encoder.encode(view, plan.as_ref(), &Want::last(), step)?; // [B, 1 + L, D]
             classes.push(self.student.head.forward(&read.last().select(1, 0)));
-            let answer = self.student.head.forward(&plan.scored.take_flat(&read.tokens())); // [N, V]
-            let target = self.target(&plan.scored.take_flat(&lesson.logits[1]), 1, step.clock);
-            let costs = soft_cross_entropy(&answer, &target, temperature)?; // [N]
-            // Each crop is the mean over its own hidden patches; one of which nothing is hidden counts as 0.
-            let hidden = plan.hidden.sum_dim_intlist(1, false, Kind::Float).clamp_min(1.0); // [B]
-            let crop = plan.scored.flat.divide_scalar_mode(plan.scored.length, "floor");
-            patches = patches + (costs / hidden.index_select(0, &crop)).sum(Kind::Float);
-            answers.push(answer);
-            targets.push(target);
-            plans.push(plan);
-        }
-        let mut pairs = 0.0;
-        let mut class = Tensor::zeros([], (Kind::Float, self.centres[0].device()));
-        let mut entropy = Tensor::zeros([], (Kind::Float, self.centres[0].device()));
-        for (own, lesson) in lessons.iter().enumerate() {
-            let target = self.target(&lesson.logits[0], 0, step.clock); // [B, V]
-            entropy = entropy - (&target * target.clamp_min(1e-30).log()).sum(Kind::Float);
-            for (_, answer) in classes.iter().enumerate().filter(|(other, _)| *other != own) {
-                class = class + soft_cross_entropy(answer, &target, temperature)?.sum(Kind::Float);
-                pairs += 1.0;
+            if let Some((lesson, plan)) = lesson.zip(plan) {
+                let [cost, answer, target] = self.patches(&read, lesson, &plan, sharp)?;
+                patches.push(cost);
+                answers.push(answer);
+                targets.push(target);
+                plans.push(plan);
             }
         }
-        let (samples, crops) = (batch.totals.samples, lessons.len() as f64);
-        let mut outcome = Outcome::one("class", class, samples * pairs);
-        let count = Count::Global(samples * crops);
-        outcome.terms.push(Term { name: "patches", weight: self.config.patches, sum: patches, count });
-        // Means over the global batch, for the centres.
-        let mean = |which: usize| {
-            let sum = lessons.iter().map(|lesson| {
-                let logits = lesson.logits[which].to_kind(Kind::Float);
-                let each = logits.view([logits.size()[0], -1, *logits.size().last().unwrap_or(&1)]);
-                each.mean_dim(1, false, Kind::Float).sum_dim_intlist(0, true, Kind::Float)
-            });
-            sum.reduce(|a, b| a + b).map(|sum| sum / (samples * crops))
-        };
-        let centres = ["centre_class", "centre_patch"].into_iter().zip([mean(0), mean(1)]);
-        outcome.notes.extend(centres.filter_map(|(name, mean)| Some((name, mean?, Reduce::Sum))));
-        outcome.notes.push(("teacher_entropy", entropy / (samples * crops), Reduce::Sum));
-        let momentum = Tensor::from(self.config.momentum.at(step.clock));
-        outcome.notes.push(("momentum", momentum, Reduce::Mean));
+        let shares: Vec<Tensor> =
+            lessons.iter().map(|lesson| self.centres[0].shares(&lesson.logits[0], sharp)).collect();
+        let (class, pairs) = across_crops(&classes, &shares, self.config.temperature)?;
+        let crops = batch.totals.samples * lessons.len() as f64;
+        let mut outcome = Outcome::one("class", class, batch.totals.samples * pairs);
+        let (sum, count) = (total(patches)?, Count::Global(crops));
+        outcome.terms.push(Term { name: "patches", weight: self.config.patches, sum, count });
+        let mean =
+            |which: usize| Ok::<_, Error>(total(lessons.iter().map(|l| Centre::rows(&l.logits[which])))? / crops);
+        let entropy = -total(shares.iter().map(|p| (p * p.clamp_min(1e-30).log()).sum(Kind::Float)))? / crops;
+        outcome.notes = vec![
+            (CENTRES[0], mean(0)?, Reduce::Sum),
+            (CENTRES[1], mean(1)?, Reduce::Sum),
+            ("teacher_entropy", entropy, Reduce::Sum),
+            ("momentum", Tensor::from(self.config.momentum.at(step.clock)), Reduce::Mean),
+        ];
         Ok(outcome.with(Tensor::cat(&answers, 0), Tensor::cat(&targets, 0)).under(plans))
     }
 
     fn after_step(&mut self, notes: &Named<Tensor>, step: &Step<'_>) -> Result<Named<Tensor>> {
-        for (name, centre) in ["centre_class", "centre_patch"].into_iter().zip(&mut self.centres) {
-            let mean = notes.get(name).ok_or_else(|| Error::Defect(format!("no note {name}")))?;
-            let _ = centre.lerp_(mean, 1.0 - self.config.centre);
+        for (name, centre) in CENTRES.into_iter().zip(&mut self.centres) {
+            centre.follow(notes.get(name).ok_or_else(|| Error::Defect(format!("no note {name}")))?);
         }
         self.teacher.follow(self.config.momentum.at(step.clock));
         Ok(Named::new())
