@@ -75,8 +75,8 @@ fn shared_by_blocks(name: &str) -> Option<String> {
     rest.starts_with("relative.").then(|| format!("{before}.{rest}"))
 }
 
-/// Fills `into` from `from` by name; tables of blocks from a shared one. Position tables of another grid are interpolated. With `strict` every parameter
-/// must be filled.
+/// Fills `into` from `from` by name, tables of blocks from a shared one. Position tables of another grid are
+/// interpolated. With `strict` every parameter must be filled.
 ///
 /// # Errors
 /// Nothing of the encoder is there, a parameter of the encoder has another shape, or, with `strict`, one is missing.

@@ -155,7 +155,7 @@ fn convert_asks_for_what_weights_do_not_tell() {
     let line = refused(&mut convert());
     assert!(line.contains("no paper has a width of 48: give num_attention_heads by --set"), "{line}");
     let line = refused(convert().args(HEADS).args(["--set", "hidden=3"]));
-    assert!(line.contains("--set: vit_mae has no field hidden; it has architectures,"), "{line}");
+    assert!(line.contains("--set: vit_mae has no field hidden; it has hidden_size,"), "{line}");
     let line = refused(convert().args(HEADS).args(["--part", "other"]));
     assert!(line.contains("--part: takes one of model with this file"), "{line}");
     assert!(!folder.exists());
