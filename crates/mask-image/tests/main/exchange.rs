@@ -225,6 +225,32 @@ fn a_simmim_run_becomes_beit() {
     assert!(said.contains(": vit, the weights of step 1") && !said.contains("no place"), "{said}");
 }
 
+/// A classifier on the mean is `beit`, one on the class token `vit`; both come back with every parameter.
+#[test]
+fn a_classifier_goes_out_and_comes_in() {
+    let temp = tempfile::tempdir().expect("a folder");
+    for (pool, kind, unlike) in [("tokens", "beit", "encoder.block.0.attention.qkv.bias"), ("class", "vit", "none")] {
+        let (run, folder) = (temp.path().join(pool), temp.path().join(kind));
+        let sets = ["train.steps=1", "train.schedule.warmup_steps=0", "data.batch.size=4", "method.encoder.depth=1"];
+        let mut command = pretrain("experiments/image/classify.yaml", &run, &sets);
+        set(&mut command, &["evaluate=[]", &format!("method.head.pool={pool}")]);
+        done(&mut command);
+        let said = done(&mut mask(["export", text(&run), "--hf", text(&folder)]));
+        assert!(said.contains(&format!(": {kind}, the weights of step 1")) && !said.contains("no place"), "{said}");
+        let model = hub::open(REGISTER.families, &folder, Device::Cpu).expect("a model");
+        let stored = store::read(&run.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+        let mut compared = 0;
+        model.parameters().each(|parameter| {
+            // BEiT keeps biases of query and value apart, and none of the key; vit's classifier is no fine-tuning head.
+            if let Some(own) = stored.get(&format!("model.{}", parameter.name)).filter(|_| parameter.name != unlike) {
+                assert!(parameter.tensor == *own, "{}", parameter.name);
+                compared += 1;
+            }
+        });
+        assert!(compared >= 14, "{kind}: {compared}");
+    }
+}
+
 /// A run and its export are the same beginning, and a resumed run needs neither.
 #[test]
 fn init_from_a_run_and_from_its_export() {

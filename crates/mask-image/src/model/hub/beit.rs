@@ -99,7 +99,7 @@ impl Family for BeitFamily {
         let encoder = if pooled { config.build_without_norm(&below)? } else { config.build(&below, has_token)? };
         let layer_norm = |name: &str| LayerNorm::new(&root.enter(name), config.width, config.norm_eps);
         let classifier = weights.get("classifier.weight");
-        let mut classifier = |names: &mut Names| {
+        let classifier = |names: &mut Names| {
             classifier.map(|w| map(names, &root.enter("head"), "classifier", config.width, w)).transpose()
         };
         let behind = match codes {

@@ -82,15 +82,19 @@ fn fields(config: &VitConfig, model_type: &str, architecture: &str) -> Map<Strin
     fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-fn with(mut fields: Map<String, Value>, more: Value) -> Value {
+fn extend(mut fields: Map<String, Value>, more: Value) -> Map<String, Value> {
     if let Value::Object(more) = more {
         fields.extend(more);
     }
-    Value::Object(fields)
+    fields
+}
+
+fn with(fields: Map<String, Value>, more: Value) -> Value {
+    Value::Object(extend(fields, more))
 }
 
 /// `config.json` of a `beit`; `mean` says that its norm stands behind the mean of the tokens.
-fn beit_fields(config: &VitConfig, architecture: &str, mask_token: bool, mean: bool) -> Value {
+fn beit_fields(config: &VitConfig, architecture: &str, mask_token: bool, mean: bool) -> Map<String, Value> {
     let mut fields = fields(config, "beit", architecture);
     fields.remove("qkv_bias");
     let more = json!({
@@ -102,7 +106,7 @@ fn beit_fields(config: &VitConfig, architecture: &str, mask_token: bool, mean: b
         "drop_path_rate": config.drop_path,
         "use_mean_pooling": mean,
     });
-    with(fields, more)
+    extend(fields, more)
 }
 
 /// The encoder alone, whose parameters lie below `name`.
@@ -114,7 +118,7 @@ pub(crate) fn export_encoder(config: &VitConfig, name: &str, mask_token: bool) -
             Export { config: Value::Object(fields(config, "ijepa", "IJepaModel")), names: place.plain(config) }
         }
         Plain::Beit => Export {
-            config: beit_fields(config, "BeitModel", mask_token, false),
+            config: Value::Object(beit_fields(config, "BeitModel", mask_token, false)),
             names: Place { mask_token, ..place }.beit(config),
         },
     })
@@ -124,9 +128,7 @@ pub(crate) fn export_encoder(config: &VitConfig, name: &str, mask_token: bool) -
 /// has a norm behind the mean.
 pub(crate) fn export_classifier(config: &VitConfig, name: &str, head: &ClassHead) -> Result<Export> {
     let labels = json!({ "id2label": labels(head.classes) });
-    let object = |value: Value| if let Value::Object(map) = value { map } else { Map::new() };
-    let beit =
-        |mean: bool| with(object(beit_fields(config, "BeitForImageClassification", false, mean)), labels.clone());
+    let beit = |mean: bool| with(beit_fields(config, "BeitForImageClassification", false, mean), labels.clone());
     let (config, names) = match (&head.norm, plain(config)?) {
         (None, Plain::Vit) => {
             let fields = with(fields(config, "vit", "ViTForImageClassification"), labels);
@@ -146,6 +148,25 @@ pub(crate) fn export_classifier(config: &VitConfig, name: &str, head: &ClassHead
         }
     };
     Ok(Export { config, names: names.pair(&head.map, "classifier") })
+}
+
+/// An encoder with mask tokens and a linear head over `codes` visual tokens.
+pub(crate) fn export_beit(config: &VitConfig, codes: i64) -> Result<Export> {
+    match plain(config)? {
+        Plain::IJepa => Err(Export::refuse("encoder.class_token", "beit has a class token")),
+        _ if config.qkv_bias == QkvBias::None => {
+            Err(Export::refuse("encoder.qkv_bias", "query and value have no bias, as beit needs them"))
+        }
+        _ => {
+            square(config, "beit")?;
+            let fields = beit_fields(config, "BeitForMaskedImageModeling", true, true);
+            let place = Place { mask_token: true, ..Place::of("encoder", "beit.", "layernorm") };
+            Ok(Export {
+                config: with(fields, json!({ "vocab_size": codes })),
+                names: place.beit(config).pair("predictor", "lm_head"),
+            })
+        }
+    }
 }
 
 /// Classes of a classifier, as `config.json` names them.

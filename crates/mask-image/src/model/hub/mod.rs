@@ -23,7 +23,7 @@ use crate::data::{Augment, FolderConfig, ImageData, ImageFront, Reads, SourceCon
 
 pub use beit::BEIT;
 pub(crate) use export::{
-    export_classifier, export_encoder, export_mae, export_masked_vit, processor, refuse_mask_tokens,
+    export_beit, export_classifier, export_encoder, export_mae, export_masked_vit, processor, refuse_mask_tokens,
 };
 pub use ijepa::IJEPA;
 pub use official::LAYOUTS;
