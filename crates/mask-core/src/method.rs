@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::data::{DataConfig, Front};
 use crate::grid::Layout;
-use crate::hub::Export;
+use crate::hub::{ClassHead, Export};
 use crate::nn::{Parameters, Scope};
 use crate::plan::{DevicePlan, Draft, Plan};
 use crate::recipe::{Tree, Value, typed_over};
@@ -420,6 +420,15 @@ pub trait Encoder {
     /// There is none that holds it; the error names what stands against it.
     fn export(&self) -> Result<Export> {
         Err(Export::refuse("encoder", "no table says how it stands on the Hub"))
+    }
+
+    /// The encoder with a classifier behind it.
+    ///
+    /// # Errors
+    /// As [`Encoder::export`].
+    fn export_classifier(&self, head: &ClassHead) -> Result<Export> {
+        let _ = head;
+        Err(Export::refuse("encoder", "no table says how it stands on the Hub with a classifier"))
     }
 }
 

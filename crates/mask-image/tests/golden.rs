@@ -44,7 +44,7 @@ macro_rules! folders {
     };
 }
 
-folders! { vit_mae, vit_mae_one_channel, simmim_vit, vit_encoder }
+folders! { vit_mae, vit_mae_one_channel, simmim_vit, vit_encoder, beit, ijepa }
 
 /// The index, the folders on disk and the tests above are one list.
 #[test]

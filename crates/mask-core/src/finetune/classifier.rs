@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::hub::{ClassHead, Export};
 use crate::method::{Batch, Encoder, Features, Method, Outcome, Pool, Sheet, Step, View, Want};
 use crate::nn::{Init, LayerNorm, Linear, Scope};
 use crate::objective::cross_entropy;
@@ -67,6 +68,8 @@ pub struct Classifier<E> {
     encoder: E,
     norm: Option<LayerNorm>,
     head: Linear,
+    /// Where norm and map lie among the parameters.
+    place: ClassHead,
     config: HeadConfig,
     panels: fn(&View) -> Result<Vec<Panel>>,
     flops: Box<dyn Fn(f64) -> f64>,
@@ -99,7 +102,12 @@ impl<E: Encoder> Classifier<E> {
         };
         let law = Init::Truncated { std: config.std, cut: 2.0 };
         let head = Linear::new(&at.enter("head"), width, parts.classes as i64, law)?;
-        Ok(Self { encoder, norm, head, config: config.clone(), panels: parts.panels, flops })
+        let place = ClassHead {
+            norm: norm.as_ref().map(|_| at.enter("norm").prefix()),
+            map: at.enter("head").prefix(),
+            classes: parts.classes as i64,
+        };
+        Ok(Self { encoder, norm, head, place, config: config.clone(), panels: parts.panels, flops })
     }
 
     /// What the head reads, [B, D].
@@ -128,6 +136,10 @@ impl<E: Encoder> Method for Classifier<E> {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn export(&self) -> Result<Export> {
+        self.encoder.export_classifier(&self.place)
     }
 
     fn classify(&self, batch: &Batch, step: &Step<'_>) -> Result<Option<Tensor>> {

@@ -17,6 +17,17 @@ pub struct Export {
     pub names: Names,
 }
 
+/// Where the parameters of a classifier behind an encoder stand here.
+#[derive(Clone, Debug)]
+pub struct ClassHead {
+    /// A norm of the mean of the tokens; none = the class token is read, behind the encoder's final norm.
+    pub norm: Option<String>,
+    /// The linear map.
+    pub map: String,
+    /// Classes.
+    pub classes: i64,
+}
+
 impl Export {
     /// The error of a model that `transformers` has no architecture for.
     #[must_use]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 pub use config::ConfigReader;
-pub use export::Export;
+pub use export::{ClassHead, Export};
 pub use names::{Loaded, Names};
 pub use official::{Converted, Described, Layout, Official, convert};
 pub use pth::Pth;

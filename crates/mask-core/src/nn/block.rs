@@ -221,6 +221,12 @@ impl Stack {
         self.width
     }
 
+    /// Whether a norm stands behind the last block.
+    #[must_use]
+    pub fn has_norm(&self) -> bool {
+        self.norm.is_some()
+    }
+
     /// Runs `x` [B, prefix + T, D]. `valid` [B, T] (`true` = real) hides padding from the keys; `bias` gives the
     /// additive bias of a block, [B or 1, heads, N, N].
     #[must_use]

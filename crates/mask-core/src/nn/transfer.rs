@@ -47,13 +47,14 @@ impl std::fmt::Display for Transferred {
 struct Known {
     tensor: Tensor,
     trained: bool,
+    teacher: bool,
     grid: Option<(crate::Grid, i64)>,
 }
 
 impl Known {
     fn of(parameter: &Parameter) -> (String, Self) {
-        let Parameter { name, tensor, trained, grid, .. } = parameter;
-        (name.clone(), Self { tensor: tensor.detach(), trained: *trained, grid: grid.clone() })
+        let Parameter { name, tensor, trained, teacher, grid, .. } = parameter;
+        (name.clone(), Self { tensor: tensor.detach(), trained: *trained, teacher: *teacher, grid: grid.clone() })
     }
 
     /// Whether this is a sine table of its grid, and not a trained one.
@@ -74,8 +75,8 @@ fn shared_by_blocks(name: &str) -> Option<String> {
     rest.starts_with("relative.").then(|| format!("{before}.{rest}"))
 }
 
-/// Fills `into` from `from` by name; tables of blocks from a shared one. Position tables of another grid are interpolated. With `strict` every parameter
-/// must be filled.
+/// Fills `into` from `from` by name, tables of blocks from a shared one. Position tables of another grid are
+/// interpolated. With `strict` every parameter must be filled.
 ///
 /// # Errors
 /// Nothing of the encoder is there, a parameter of the encoder has another shape, or, with `strict`, one is missing.
@@ -91,7 +92,10 @@ pub fn transfer(from: &Parameters, into: &Parameters, strict: bool) -> Result<Tr
     for (name, mine) in list(into) {
         let shared = || shared_by_blocks(&name).and_then(|shared| theirs.get_key_value(&shared));
         let Some((source, their)) = theirs.get_key_value(&name).or_else(shared) else {
-            done.missing.push(name);
+            // A teacher begins as a copy of what is filled here.
+            if !mine.teacher {
+                done.missing.push(name);
+            }
             continue;
         };
         used.insert(source.clone());

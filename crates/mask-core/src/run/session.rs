@@ -432,7 +432,7 @@ pub fn pretrain_resolved(
     }
     let mut session = Session::build(resolved, options.device)?;
     // A checkpoint wins over where the run's first weights came from, which need not be there any more.
-    if Checkpoints::of(&folder).steps()?.is_empty() {
+    if !options.resume || Checkpoints::of(&folder).steps()?.is_empty() {
         session.init(register)?;
     }
     std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "making the run's folder"))?;

@@ -246,6 +246,10 @@ impl Method for AttMask {
         Ok(outcome.with(Tensor::cat(&answers, 0), Tensor::cat(&targets, 0)).under(plans))
     }
 
+    fn begin(&mut self) {
+        self.teacher.follow(0.0);
+    }
+
     fn after_step(&mut self, notes: &Named<Tensor>, step: &Step<'_>) -> Result<Named<Tensor>> {
         for (name, centre) in CENTRES.into_iter().zip(&mut self.centres) {
             centre.follow(notes.get(name).ok_or_else(|| Error::Defect(format!("no note {name}")))?);

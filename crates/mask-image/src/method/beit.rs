@@ -19,6 +19,7 @@
 //! (`target.codes` names a stage `codes` or `labels`) are those of whole pictures, without crops and flips.
 
 use mask_core::data::Front;
+use mask_core::hub::Export;
 use mask_core::method::{Reduce, Sheet};
 use mask_core::nn::{LinearHead, Scope};
 use mask_core::objective::cross_entropy;
@@ -30,7 +31,7 @@ use mask_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, ImageFront, Reads};
-use crate::model::{Vit, VitConfig};
+use crate::model::{Vit, VitConfig, export_beit};
 use crate::target::{Codes, CodesConfig};
 
 /// Recipe keys of BEiT; the defaults are the paper's ViT-B.
@@ -108,6 +109,10 @@ impl Method for Beit {
 
     fn encoder(&self) -> &dyn Encoder {
         &self.encoder
+    }
+
+    fn export(&self) -> Result<Export> {
+        export_beit(&self.config.encoder, self.config.target.ids)
     }
 
     fn show(&self, batch: &Batch, step: &Step<'_>) -> Result<Sheet> {

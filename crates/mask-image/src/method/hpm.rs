@@ -179,6 +179,10 @@ impl Method for Hpm {
         Ok(outcome.under(vec![plan]))
     }
 
+    fn begin(&mut self) {
+        self.teacher.follow(0.0);
+    }
+
     fn after_step(&mut self, _: &Named<Tensor>, step: &Step<'_>) -> Result<Named<Tensor>> {
         self.teacher.follow(self.config.momentum.at(step.clock));
         Ok(Named::new())

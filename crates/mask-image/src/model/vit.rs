@@ -1,6 +1,6 @@
 //! One vision transformer with options, which serves all image papers.
 
-use mask_core::hub::Export;
+use mask_core::hub::{ClassHead, Export};
 use mask_core::nn::{
     Activation, Init, InitRule, NormPlace, PatchEmbed, PositionTable, QkvBias, RelativeBias, RelativeBiasConfig, Scope,
     Stack, StackConfig, interpolate,
@@ -291,7 +291,14 @@ impl Encoder for Vit {
     }
 
     fn export(&self) -> Result<Export> {
+        if !self.stack.has_norm() {
+            return Err(Export::refuse("head.pool", "the encoder alone has no final norm"));
+        }
         super::hub::export_encoder(&self.config, &self.name, self.mask_token.is_some())
+    }
+
+    fn export_classifier(&self, head: &ClassHead) -> Result<Export> {
+        super::hub::export_classifier(&self.config, &self.name, head)
     }
 }
 

@@ -14,31 +14,40 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// The Hub's names of a masked autoencoder as facebookresearch/mae has them, query, key and value joined.
+/// The Hub's names of a vision transformer in the way of timm, which the papers' repositories have; query, key and value
+/// joined.
 fn as_official(theirs: &Named<Tensor>) -> Named<Tensor> {
     let renamed = |name: &str| {
+        let bare = ["vit.", "beit."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         let pairs = [
-            ("vit.embeddings.cls_token", "cls_token"),
-            ("vit.embeddings.position_embeddings", "pos_embed"),
-            ("vit.embeddings.patch_embeddings.projection", "patch_embed.proj"),
-            ("vit.encoder.layer.", "blocks."),
-            ("vit.layernorm", "norm"),
+            ("embeddings.cls_token", "cls_token"),
+            ("embeddings.mask_token", "mask_token"),
+            ("embeddings.position_embeddings", "pos_embed"),
+            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+            ("encoder.layer.", "blocks."),
             ("decoder.decoder_layers.", "decoder_blocks."),
             ("decoder.", ""),
+            ("attention.attention.relative_position_bias.", "attn."),
+            ("attention.attention.query.bias", "attn.q_bias"),
+            ("attention.attention.value.bias", "attn.v_bias"),
             ("attention.output.dense", "attn.proj"),
             ("intermediate.dense", "mlp.fc1"),
             ("output.dense", "mlp.fc2"),
             ("layernorm_before", "norm1"),
             ("layernorm_after", "norm2"),
+            ("layernorm", "norm"),
+            ("lambda_", "gamma_"),
         ];
-        pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+        pairs.iter().fold(bare.to_owned(), |name, (from, to)| name.replace(from, to))
     };
     let mut ours = Named::new();
     for (name, tensor) in theirs {
-        let Some((layer, part)) = name.split_once(".attention.attention.query.") else {
-            if !name.contains(".attention.attention.") {
-                ours.insert(renamed(name), tensor.shallow_clone());
-            }
+        let joined = ["query", "key", "value"].iter().find_map(|which| {
+            let (layer, part) = name.split_once(&format!(".attention.attention.{which}."))?;
+            theirs.contains_key(&format!("{layer}.attention.attention.key.{part}")).then_some((layer, part))
+        });
+        let Some((layer, part)) = joined else {
+            ours.insert(renamed(name), tensor.shallow_clone());
             continue;
         };
         let parts =
@@ -46,6 +55,11 @@ fn as_official(theirs: &Named<Tensor>) -> Named<Tensor> {
         ours.insert(format!("{}.attn.qkv.{part}", renamed(layer)), Tensor::cat(&parts, 0));
     }
     ours
+}
+
+/// Names with something in front.
+fn below(prefix: &str, tensors: &Named<Tensor>) -> Named<Tensor> {
+    tensors.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.shallow_clone())).collect()
 }
 
 const HEADS: [&str; 4] = ["--set", "num_attention_heads=4", "--set", "decoder_num_attention_heads=4"];
@@ -58,7 +72,7 @@ fn an_official_mae_gives_the_golden_logits() {
     let weights = store::read(&golden.join("model.safetensors")).expect("weights").tensors;
     let (file, folder) = (temp.path().join("mae.pth"), temp.path().join("hf"));
     let official = as_official(&weights);
-    pth::write(&file, &[("model", official.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect())]);
+    pth::write(&file, &[("model", below("", &official))]);
     let mut command = mask(["convert", text(&file), "--hf", text(&folder)]);
     command.args(HEADS).args(["--set", "layer_norm_eps=1e-12", "--set", "norm_pix_loss=true"]);
     let said = done(&mut command);
@@ -83,6 +97,54 @@ fn an_official_mae_gives_the_golden_logits() {
     }
 }
 
+/// Golden weights in the layouts of BEiT, SimMIM and I-JEPA come back as they were.
+#[test]
+fn the_other_layouts_are_told_apart() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let convert = |name: &str, parts: &[(&str, Named<Tensor>)], more: &[&str]| {
+        let (file, folder) = (temp.path().join(format!("{name}.pth")), temp.path().join(name));
+        pth::write(&file, parts);
+        let said = done(mask(["convert", text(&file), "--hf", text(&folder)]).args(more));
+        assert!(said.contains("missing    none"), "{said}");
+        (said, store::read(&folder.join("model.safetensors")).expect("weights").tensors)
+    };
+    let golden =
+        |name: &str| store::read(&root().join(GOLDEN).join(name).join("model.safetensors")).expect("weights").tensors;
+    let same = |found: &Named<Tensor>, wanted: &Named<Tensor>| {
+        assert!(found.keys().eq(wanted.keys()), "{:?}\n{:?}", found.keys(), wanted.keys());
+        assert!(found.iter().all(|(name, tensor)| *tensor == wanted[name]));
+    };
+    let beit = golden("beit");
+    let index = ("blocks.0.attn.relative_position_index".to_owned(), Tensor::from_slice(&[0f32]));
+    let official: Named<Tensor> = as_official(&beit).into_iter().chain([index]).collect();
+    let (said, found) = convert("beit", &[("model", below("", &official))], &["--set", "layer_norm_eps=1e-12"]);
+    assert!(said.contains("layout     BEiT of microsoft/unilm") && said.contains("unused     none"), "{said}");
+    same(&found, &beit);
+
+    let mut parts = below("encoder.", &official);
+    let head = Tensor::zeros([192, 48, 1, 1], (tch::Kind::Float, Device::Cpu));
+    parts.insert("decoder.0.weight".to_owned(), head);
+    parts.retain(|name, _| !name.contains("lm_head"));
+    let (said, found) = convert("simmim", &[("model", parts)], &[]);
+    assert!(said.contains("layout     SimMIM's ViT of microsoft/SimMIM"), "{said}");
+    assert!(said.contains("unused     model.decoder.N.weight\n"), "{said}");
+    // The bare model: no prefix, and the norm is its own.
+    let bare = beit.iter().filter(|(name, _)| !name.starts_with("lm_head"));
+    same(&found, &bare.map(|(name, t)| (name.replace("beit.", ""), t.shallow_clone())).collect());
+
+    let ijepa = golden("ijepa");
+    let official = as_official(&ijepa);
+    let zeros = official.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect();
+    let parts = [("encoder", below("module.", &zeros)), ("target_encoder", below("module.", &official))];
+    let heads = ["--set", "num_attention_heads=3", "--set", "layer_norm_eps=1e-12"];
+    let (said, found) = convert("ijepa", &parts, &heads);
+    assert!(said.contains("I-JEPA of facebookresearch/ijepa, weights below 'target_encoder.module'"), "{said}");
+    same(&found, &ijepa);
+    let (said, found) = convert("ijepa-encoder", &parts, &[&heads[..], &["--part", "encoder"]].concat());
+    assert!(said.contains("weights below 'encoder.module'"), "{said}");
+    same(&found, &ijepa.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect());
+}
+
 #[test]
 fn convert_asks_for_what_weights_do_not_tell() {
     let temp = tempfile::tempdir().expect("a folder");
@@ -93,7 +155,7 @@ fn convert_asks_for_what_weights_do_not_tell() {
     let line = refused(&mut convert());
     assert!(line.contains("no paper has a width of 48: give num_attention_heads by --set"), "{line}");
     let line = refused(convert().args(HEADS).args(["--set", "hidden=3"]));
-    assert!(line.contains("--set: vit_mae has no field hidden; it has architectures,"), "{line}");
+    assert!(line.contains("--set: vit_mae has no field hidden; it has hidden_size,"), "{line}");
     let line = refused(convert().args(HEADS).args(["--part", "other"]));
     assert!(line.contains("--part: takes one of model with this file"), "{line}");
     assert!(!folder.exists());
@@ -161,6 +223,32 @@ fn a_simmim_run_becomes_beit() {
     train(&plain, &vit.map(|set| format!("method.encoder.{set}")).each_ref().map(String::as_str));
     let said = done(&mut mask(["export", text(&plain), "--hf", text(&other)]));
     assert!(said.contains(": vit, the weights of step 1") && !said.contains("no place"), "{said}");
+}
+
+/// A classifier on the mean is `beit`, one on the class token `vit`; both come back with every parameter.
+#[test]
+fn a_classifier_goes_out_and_comes_in() {
+    let temp = tempfile::tempdir().expect("a folder");
+    for (pool, kind, unlike) in [("tokens", "beit", "encoder.block.0.attention.qkv.bias"), ("class", "vit", "none")] {
+        let (run, folder) = (temp.path().join(pool), temp.path().join(kind));
+        let sets = ["train.steps=1", "train.schedule.warmup_steps=0", "data.batch.size=4", "method.encoder.depth=1"];
+        let mut command = pretrain("experiments/image/classify.yaml", &run, &sets);
+        set(&mut command, &["evaluate=[]", &format!("method.head.pool={pool}")]);
+        done(&mut command);
+        let said = done(&mut mask(["export", text(&run), "--hf", text(&folder)]));
+        assert!(said.contains(&format!(": {kind}, the weights of step 1")) && !said.contains("no place"), "{said}");
+        let model = hub::open(REGISTER.families, &folder, Device::Cpu).expect("a model");
+        let stored = store::read(&run.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+        let mut compared = 0;
+        model.parameters().each(|parameter| {
+            // BEiT keeps biases of query and value apart, and none of the key; vit's classifier is no fine-tuning head.
+            if let Some(own) = stored.get(&format!("model.{}", parameter.name)).filter(|_| parameter.name != unlike) {
+                assert!(parameter.tensor == *own, "{}", parameter.name);
+                compared += 1;
+            }
+        });
+        assert!(compared >= 14, "{kind}: {compared}");
+    }
 }
 
 /// A run and its export are the same beginning, and a resumed run needs neither.

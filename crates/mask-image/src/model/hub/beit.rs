@@ -1,10 +1,10 @@
-//! `beit`: BEiT's and SimMIM's encoders, BEiT's head over visual tokens, and classifiers on the class token.
+//! `beit`: BEiT's and SimMIM's encoders, BEiT's head over visual tokens, and classifiers.
 
 use std::path::Path;
 use std::rc::Rc;
 
 use mask_core::data::Front;
-use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
+use mask_core::hub::{ConfigReader, Family, Folder, Hosted, Names};
 use mask_core::nn::{LayerNorm, Linear, Parameters, PositionTable, QkvBias, RelativeBiasConfig};
 use mask_core::recipe::{Value, to_value};
 use mask_core::{Encoder, Layout, Named, Result, Want};
@@ -20,16 +20,20 @@ pub struct BeitFamily;
 /// The family `beit`.
 pub static BEIT: BeitFamily = BeitFamily;
 
-/// A norm of its own, where the encoder has one already, and a linear map.
-struct Head(Option<LayerNorm>, Linear);
+/// What stands behind the blocks.
+enum Behind {
+    /// The final norm, then perhaps a classifier on the class token.
+    Class(Option<Linear>),
+    /// The final norm, perhaps another one, and a map to visual tokens.
+    Codes { own_norm: bool, norm: Option<LayerNorm>, map: Linear },
+    /// No final norm: one of the mean of the tokens, then perhaps a classifier.
+    Mean(LayerNorm, Option<Linear>),
+}
 
 struct HostedBeit {
     config: VitConfig,
     encoder: Vit,
-    head: Option<Head>,
-    classifier: Option<Linear>,
-    /// Whether the final norm is the bare model's own, so that its output is ours.
-    own_norm: bool,
+    behind: Behind,
     has_token: bool,
     colours: Colours,
     parameters: Rc<Parameters>,
@@ -78,50 +82,46 @@ impl Family for BeitFamily {
         let (reader, weights) = (&folder.config, &folder.weights);
         let config = beit_config(reader)?;
         let prefix = prefix_of(weights, "beit.");
-        let has_token = weights.contains_key(&format!("{prefix}embeddings.mask_token"));
-        let own_norm = !reader.flag("use_mean_pooling", Some(true))?;
-        let head = weights.get("lm_head.weight");
-        let norm = match (own_norm, head) {
-            (true, _) => format!("{prefix}layernorm"),
-            (false, Some(_)) => "layernorm".to_owned(),
-            (false, None) => {
-                let problem = "true without lm_head, as fine-tuned models have it, normalises after pooling, which is not \
-                               supported";
-                return Err(reader.refuse("use_mean_pooling", problem));
-            }
-        };
         let parameters = Parameters::new(device, 0);
-        let root = parameters.root();
-        let encoder = config.build(&root.enter("encoder"), has_token)?;
-        let mut names = Place { mask_token: has_token, ..Place::of("encoder", prefix, &norm) }.beit(&config);
-        let head = match head {
-            None => None,
+        let (root, below) = (parameters.root(), parameters.root().enter("encoder"));
+        let own_norm = !reader.flag("use_mean_pooling", Some(true))?;
+        let codes = weights.get("lm_head.weight");
+        let pooled = !own_norm && codes.is_none();
+        let has_token = !pooled && weights.contains_key(&format!("{prefix}embeddings.mask_token"));
+        let norm = match (own_norm, pooled) {
+            (true, _) => format!("{prefix}layernorm"),
+            (false, true) => format!("{prefix}pooler.layernorm"),
+            (false, false) => "layernorm".to_owned(),
+        };
+        // Named as fine-tuning names them, which may begin with them.
+        let place = Place { mask_token: has_token, ..Place::of("encoder", prefix, &norm) };
+        let mut names = Place { norm_here: pooled.then_some("norm"), ..place }.beit(&config);
+        let encoder = if pooled { config.build_without_norm(&below)? } else { config.build(&below, has_token)? };
+        let layer_norm = |name: &str| LayerNorm::new(&root.enter(name), config.width, config.norm_eps);
+        let classifier = weights.get("classifier.weight");
+        let classifier = |names: &mut Names| {
+            classifier.map(|w| map(names, &root.enter("head"), "classifier", config.width, w)).transpose()
+        };
+        let behind = match codes {
+            None if pooled => Behind::Mean(layer_norm("norm")?, classifier(&mut names)?),
+            None => Behind::Class(classifier(&mut names)?),
             Some(weight) => {
-                let at = root.enter("predictor");
-                let norm = match own_norm {
-                    true => Some(LayerNorm::new(&at.enter("norm"), config.width, config.norm_eps)?),
-                    false => None,
-                };
+                let norm = if own_norm { Some(layer_norm("predictor.norm")?) } else { None };
                 if norm.is_some() {
                     names = names.pair("predictor.norm", "layernorm");
                 }
-                Some(Head(norm, map(&mut names, &at, "lm_head", config.width, weight)?))
+                let map = map(&mut names, &root.enter("predictor"), "lm_head", config.width, weight)?;
+                Behind::Codes { own_norm, norm, map }
             }
         };
-        let classifier = weights.get("classifier.weight");
-        let classifier = classifier
-            .map(|w| map(&mut names, &root.enter("classifier"), "classifier", config.width, w))
-            .transpose()?;
         let loaded = load(&names, &parameters, folder)?;
-        let note = head.is_none().then_some("the folder has no head over visual tokens");
+        let note = codes.is_none().then_some("the folder has no head over visual tokens");
         Ok(Box::new(HostedBeit {
             notes: describe(&loaded, note),
             colours: Colours::of(folder, config.channels)?,
             config,
             encoder,
-            head,
-            classifier,
-            own_norm,
+            behind,
             has_token,
             parameters,
         }))
@@ -136,18 +136,29 @@ impl Hosted for HostedBeit {
         let (view, plan) = view(&self.config, pixels, &plans)?;
         tch::no_grad(|| {
             let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
-            let mut outputs = Named::new();
-            if self.own_norm {
-                outputs.insert("last_hidden_state".to_owned(), features.last().shallow_clone());
-            }
-            if let Some(classifier) = &self.classifier {
-                outputs.insert("logits".to_owned(), classifier.forward(&features.last().select(1, 0)));
-            }
-            if let Some(Head(norm, map)) = &self.head {
-                let tokens = features.tokens();
-                let tokens = norm.as_ref().map_or_else(|| tokens.shallow_clone(), |norm| norm.forward(&tokens));
-                outputs.insert("logits".to_owned(), map.forward(&tokens));
-            }
+            let last = features.last();
+            let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
+            let logits =
+                match &self.behind {
+                    Behind::Class(map) => map.as_ref().map(|map| map.forward(&last.select(1, 0))),
+                    Behind::Codes { own_norm, norm, map } => {
+                        if !own_norm {
+                            // The bare model's output there has no norm.
+                            outputs.clear();
+                        }
+                        let tokens = features.tokens();
+                        Some(map.forward(
+                            &norm.as_ref().map_or_else(|| tokens.shallow_clone(), |norm| norm.forward(&tokens)),
+                        ))
+                    }
+                    Behind::Mean(norm, map) => {
+                        let pooled = norm.forward(&features.pooled());
+                        let logits = map.as_ref().map(|map| map.forward(&pooled));
+                        outputs.insert("pooler_output".to_owned(), pooled);
+                        logits
+                    }
+                };
+            outputs.extend(logits.map(|logits| ("logits".to_owned(), logits)));
             Ok(outputs)
         })
     }

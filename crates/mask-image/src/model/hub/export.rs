@@ -1,6 +1,6 @@
 //! Our models as architectures of `transformers`.
 
-use mask_core::hub::Export;
+use mask_core::hub::{ClassHead, Export};
 use mask_core::nn::{Activation, DecoderConfig, PositionTable, QkvBias, RelativeBiasConfig};
 use mask_core::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -82,11 +82,31 @@ fn fields(config: &VitConfig, model_type: &str, architecture: &str) -> Map<Strin
     fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-fn with(mut fields: Map<String, Value>, more: Value) -> Value {
+fn extend(mut fields: Map<String, Value>, more: Value) -> Map<String, Value> {
     if let Value::Object(more) = more {
         fields.extend(more);
     }
-    Value::Object(fields)
+    fields
+}
+
+fn with(fields: Map<String, Value>, more: Value) -> Value {
+    Value::Object(extend(fields, more))
+}
+
+/// `config.json` of a `beit`; `mean` says that its norm stands behind the mean of the tokens.
+fn beit_fields(config: &VitConfig, architecture: &str, mask_token: bool, mean: bool) -> Map<String, Value> {
+    let mut fields = fields(config, "beit", architecture);
+    fields.remove("qkv_bias");
+    let more = json!({
+        "use_mask_token": mask_token,
+        "use_absolute_position_embeddings": config.positions != PositionTable::None,
+        "use_shared_relative_position_bias": config.relative_bias == RelativeBiasConfig::Shared,
+        "use_relative_position_bias": config.relative_bias == RelativeBiasConfig::PerBlock,
+        "layer_scale_init_value": config.layer_scale.unwrap_or(0.0),
+        "drop_path_rate": config.drop_path,
+        "use_mean_pooling": mean,
+    });
+    extend(fields, more)
 }
 
 /// The encoder alone, whose parameters lie below `name`.
@@ -97,22 +117,61 @@ pub(crate) fn export_encoder(config: &VitConfig, name: &str, mask_token: bool) -
         Plain::IJepa => {
             Export { config: Value::Object(fields(config, "ijepa", "IJepaModel")), names: place.plain(config) }
         }
-        Plain::Beit => {
-            let mut fields = fields(config, "beit", "BeitModel");
-            fields.remove("qkv_bias");
-            let more = json!({
-                "use_mask_token": mask_token,
-                "use_absolute_position_embeddings": config.positions != PositionTable::None,
-                "use_shared_relative_position_bias": config.relative_bias == RelativeBiasConfig::Shared,
-                "use_relative_position_bias": config.relative_bias == RelativeBiasConfig::PerBlock,
-                "layer_scale_init_value": config.layer_scale.unwrap_or(0.0),
-                "drop_path_rate": config.drop_path,
-                // The norm is the model's own, before any pooling.
-                "use_mean_pooling": false,
-            });
-            Export { config: with(fields, more), names: Place { mask_token, ..place }.beit(config) }
-        }
+        Plain::Beit => Export {
+            config: Value::Object(beit_fields(config, "BeitModel", mask_token, false)),
+            names: Place { mask_token, ..place }.beit(config),
+        },
     })
+}
+
+/// The encoder with a classifier. On the mean of the tokens that is `beit`, whatever the encoder: no other architecture
+/// has a norm behind the mean.
+pub(crate) fn export_classifier(config: &VitConfig, name: &str, head: &ClassHead) -> Result<Export> {
+    let labels = json!({ "id2label": labels(head.classes) });
+    let beit = |mean: bool| with(beit_fields(config, "BeitForImageClassification", false, mean), labels.clone());
+    let (config, names) = match (&head.norm, plain(config)?) {
+        (None, Plain::Vit) => {
+            let fields = with(fields(config, "vit", "ViTForImageClassification"), labels);
+            (fields, Place::of(name, "vit.", "vit.layernorm").plain(config))
+        }
+        (None, Plain::Beit) => (beit(false), Place::of(name, "beit.", "beit.layernorm").beit(config)),
+        (Some(norm), Plain::Vit | Plain::Beit) if config.qkv_bias != QkvBias::None => {
+            square(config, "beit")?;
+            let place = Place::of(name, "beit.", "beit.pooler.layernorm");
+            (beit(true), Place { norm_here: Some(norm), ..place }.beit(config))
+        }
+        (Some(_), Plain::Vit | Plain::Beit) => {
+            return Err(Export::refuse("encoder.qkv_bias", "query and value have no bias, as beit needs them"));
+        }
+        (_, Plain::IJepa) => {
+            return Err(Export::refuse("encoder.class_token", "no class token stands in front of a classifier"));
+        }
+    };
+    Ok(Export { config, names: names.pair(&head.map, "classifier") })
+}
+
+/// An encoder with mask tokens and a linear head over `codes` visual tokens.
+pub(crate) fn export_beit(config: &VitConfig, codes: i64) -> Result<Export> {
+    match plain(config)? {
+        Plain::IJepa => Err(Export::refuse("encoder.class_token", "beit has a class token")),
+        _ if config.qkv_bias == QkvBias::None => {
+            Err(Export::refuse("encoder.qkv_bias", "query and value have no bias, as beit needs them"))
+        }
+        _ => {
+            square(config, "beit")?;
+            let fields = beit_fields(config, "BeitForMaskedImageModeling", true, true);
+            let place = Place { mask_token: true, ..Place::of("encoder", "beit.", "layernorm") };
+            Ok(Export {
+                config: with(fields, json!({ "vocab_size": codes })),
+                names: place.beit(config).pair("predictor", "lm_head"),
+            })
+        }
+    }
+}
+
+/// Classes of a classifier, as `config.json` names them.
+pub(super) fn labels(count: i64) -> Value {
+    Value::Object((0..count).map(|label| (label.to_string(), json!(format!("LABEL_{label}")))).collect())
 }
 
 /// An encoder with mask tokens and a linear head for pixels: `ViTForMaskedImageModeling` where its options allow that,

@@ -22,7 +22,9 @@ use super::VitConfig;
 use crate::data::{Augment, FolderConfig, ImageData, ImageFront, Reads, SourceConfig};
 
 pub use beit::BEIT;
-pub(crate) use export::{export_encoder, export_mae, export_masked_vit, processor, refuse_mask_tokens};
+pub(crate) use export::{
+    export_beit, export_classifier, export_encoder, export_mae, export_masked_vit, processor, refuse_mask_tokens,
+};
 pub use ijepa::IJEPA;
 pub use official::LAYOUTS;
 pub use vit::VIT;

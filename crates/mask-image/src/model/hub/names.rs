@@ -44,6 +44,8 @@ pub(super) struct Place<'a> {
     pub theirs: &'a str,
     /// The final norm there.
     pub norm: &'a str,
+    /// Where the final norm lies here, if not in the encoder's scope.
+    pub norm_here: Option<&'a str>,
     /// Whether the mask token is there.
     pub mask_token: bool,
 }
@@ -51,15 +53,16 @@ pub(super) struct Place<'a> {
 impl<'a> Place<'a> {
     /// The usual place of an encoder below `theirs`.
     pub(super) fn of(ours: &'a str, theirs: &'a str, norm: &'a str) -> Self {
-        Self { ours, theirs, norm, mask_token: false }
+        Self { ours, theirs, norm, norm_here: None, mask_token: false }
     }
 
     fn outside(&self, config: &VitConfig) -> Names {
-        let Self { ours, theirs, norm, mask_token } = self;
+        let Self { ours, theirs, norm, norm_here, mask_token } = self;
+        let own = format!("{ours}.norm");
         let there = format!("{theirs}embeddings");
         let mut names = Names::new()
             .pair(&format!("{ours}.patch"), &format!("{there}.patch_embeddings.projection"))
-            .pair(&format!("{ours}.norm"), norm);
+            .pair(norm_here.unwrap_or(&own), norm);
         if config.class_token {
             names = names.same(&format!("{ours}.class_token"), &format!("{there}.cls_token"));
         }

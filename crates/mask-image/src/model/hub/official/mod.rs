@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tch::Device;
 
 use super::encoder_config;
-use super::export::processor;
+use super::export::{labels, processor};
 use crate::model::VitConfig;
 
 /// All of them. One is taken by the names that it alone has, so their order doesn't matter but for I-JEPA's, whose parts
@@ -57,9 +57,18 @@ impl<'a> Fields<'a> {
     fn of(from: &'a Official, part: &str, set: &'a Map<String, Value>, positions: i64) -> Result<Self> {
         let [width, channels, height, patch_width] = from.shape(&format!("{part}patch_embed.proj.weight"))?;
         let [mlp, _] = from.shape(&format!("{part}blocks.0.mlp.fc1.weight"))?;
+        let depth = from.blocks(&format!("{part}blocks"));
+        // Before a model of that size is built: every block has to be there.
+        for block in 0..depth {
+            let name = format!("{part}blocks.{block}.attn.qkv.weight");
+            let found: [i64; 2] = from.shape(&name)?;
+            if found != [3 * width, width] {
+                return Err(from.refuse(format!("{name} has shape {found:?}, expected {:?}", [3 * width, width])));
+            }
+        }
         let mut fields = Self { from, set, fields: Map::new() };
         fields.put("hidden_size", json!(width));
-        fields.put("num_hidden_layers", json!(from.blocks(&format!("{part}blocks"))));
+        fields.put("num_hidden_layers", json!(depth));
         fields.put("intermediate_size", json!(mlp));
         fields.put("hidden_act", json!("gelu"));
         fields.put("hidden_dropout_prob", json!(0.0));
@@ -121,11 +130,6 @@ impl<'a> Fields<'a> {
         }
         Ok(self.fields)
     }
-}
-
-/// Classes of a classifier, as `config.json` names them.
-fn labels(count: i64) -> Value {
-    Value::Object((0..count).map(|label| (label.to_string(), json!(format!("LABEL_{label}")))).collect())
 }
 
 /// The model of a `config.json`, built, and its scope.
