@@ -221,7 +221,8 @@ fn gather(
             sd: Named::new(),
             paper: Vec::new(),
         });
-        seconds.push((arm.name.clone(), mine.iter().map(|r| r.seconds).sum::<f64>() / mine.len() as f64));
+        let mean = mine.iter().map(|r| r.seconds).sum::<f64>() / mine.len() as f64;
+        seconds.push((arm.name.clone(), (mean * 1e3).round() / 1e3));
     }
     let firsts: Vec<&RunResult> = found.iter().filter(|(run, _)| run.arm == 0).map(|(_, result)| result).collect();
     let names = firsts.first().map(|result| result.baselines.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();

@@ -208,6 +208,19 @@ fn the_file_is_the_same_each_time_and_reads_back() {
     }
 }
 
+proptest::proptest! {
+    /// Else `--check` would find a difference where nobody changed anything.
+    #[test]
+    fn numbers_are_read_as_they_were_written(loss in proptest::collection::vec(0.0f64..1e3, 3)) {
+        let mut found = results();
+        found.arms[0].values.insert("loss".to_owned(), loss.into_iter().map(Some).collect());
+        let found = found.derive(&table(&[]).unwrap()).unwrap();
+        let text = found.text().unwrap();
+        let read: Results = serde_json::from_str(&text).unwrap();
+        proptest::prop_assert_eq!(read.derive(&table(&[]).unwrap()).unwrap().text().unwrap(), text);
+    }
+}
+
 #[test]
 fn the_page_tells_everything() {
     let found = results().derive(&table(&[]).unwrap()).unwrap();

@@ -1,5 +1,6 @@
 //! Checkpoints: one safetensors file each, complete or not there.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tch::Tensor;
@@ -52,7 +53,10 @@ impl Checkpoints {
     pub fn steps(&self) -> Result<Vec<u64>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            // Below a file there is none either; whoever makes the folder says so.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
             Err(error) => return Err(Error::io(&self.folder, "reading the folder")(error)),
         };
         let step = |name: &str| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();
