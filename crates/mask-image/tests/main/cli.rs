@@ -21,7 +21,10 @@ fn list_names_each_method_with_its_recipes() {
     }
     let list = json(&mut mask(["list", "--json"]));
     let methods = list.as_array().expect("an array");
-    assert_eq!(methods.iter().map(|m| m["name"].as_str()).collect::<Vec<_>>(), [Some("mae"), Some("simmim")]);
+    assert_eq!(
+        methods.iter().map(|m| m["name"].as_str()).collect::<Vec<_>>(),
+        ["attmask", "beit", "hpm", "mae", "simmim"].map(Some)
+    );
     for method in methods {
         let name = method["name"].as_str().expect("a name");
         let keys: Vec<&String> = method.as_object().expect("an object").keys().collect();
@@ -117,6 +120,8 @@ fn dry_runs_give_the_papers_parameter_counts() {
         ("simmim.paper", "86256720 ("),
         // ViT-B without its own last norm, with a fresh one and a map to 1000 classes: all of it is trained.
         ("mae.finetune.paper", "86567656 (86567656 trained)"),
+        // Ledger BEiT: that of the official log.
+        ("beit.paper", "91965776 ("),
     ];
     for (recipe, count) in counts {
         let path = format!("experiments/image/{recipe}.yaml");
