@@ -385,9 +385,13 @@ fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Resul
 /// # Errors
 /// As [`pretrain`].
 pub(crate) fn train_in(resolved: Resolved, folder: &Path, device: Device, threads: usize) -> Result<Pretrained> {
-    let session = Session::build(resolved, device)?;
+    let mut session = Session::build(resolved, device)?;
     let checkpoints = Checkpoints::of(folder);
     let checkpoint = if checkpoints.steps()?.is_empty() { None } else { Some(checkpoints.last()?) };
+    if checkpoint.is_none() {
+        let register = session.resolved.register;
+        session.init(&register)?;
+    }
     let text = session.resolved.text();
     store::write_bytes(&folder.join("recipe.yaml"), text.as_bytes())?;
     stage::note(folder, &session.resolved.made)?;

@@ -24,6 +24,7 @@ const REGISTER: Register = Register {
     tokenizers: &[],
     stages: &[],
     families: &[],
+    layouts: &[],
     golden: "",
     modality: "points",
     raw: "points",
@@ -219,7 +220,7 @@ fn damaged_rows_are_refused_by_name() {
 
 fn record(folder: &Path) -> Record {
     let record = Record {
-        format: super::record::FORMAT,
+        format: record::FORMAT,
         kind: "kmeans".to_owned(),
         key: "k".to_owned(),
         stage: serde_json::Value::Null,
@@ -292,7 +293,7 @@ fn names_of_a_runs_artefacts_are_read_back_or_refused() {
 fn a_column_holds_its_ids_in_the_smallest_type() {
     let ids = Tensor::from_slice(&[0i64, 255, 7]);
     for (most, kind) in [(256, Kind::Uint8), (257, Kind::Int16), (32_769, Kind::Int)] {
-        let narrow = super::store::narrow(&ids, most);
+        let narrow = store::narrow(&ids, most);
         assert_eq!(
             (narrow.kind(), Vec::<i64>::try_from(narrow.to_kind(Kind::Int64)).unwrap()),
             (kind, vec![0, 255, 7])
