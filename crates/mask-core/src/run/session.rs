@@ -431,6 +431,9 @@ pub fn pretrain_resolved(
     if !resolved.stages.is_empty() {
         resolved.rehearse()?;
         let depot = Depot::at(artefacts_folder());
+        if options.resume {
+            stage::same_artefacts(&folder, &depot.keys(&resolved.stages)?)?;
+        }
         let by = (options.device, options.threads);
         resolved.made = depot.make(&resolved.stages, register, &resolved.data, by)?;
     }
@@ -444,7 +447,6 @@ pub fn pretrain_resolved(
     let mut checkpoint: Option<Checkpoint> = None;
     if options.resume {
         same_recipe(&folder, register, &session.resolved)?;
-        stage::same_artefacts(&folder, &session.resolved.made)?;
         // Killed before its first checkpoint, a run begins again.
         if !Checkpoints::of(&folder).steps()?.is_empty() {
             checkpoint = Some(Checkpoints::of(&folder).last()?);

@@ -41,7 +41,8 @@ fn list_names_each_method_with_its_recipes() {
         }
         assert!(recipes.iter().all(|recipe| root().join(recipe).is_file()));
         let state = &method["state"];
-        assert!(state["golden"] == true && state["trained"].is_boolean(), "{state}");
+        // Where a reference implementation gave inputs and outputs.
+        assert!(state["golden"] == ["mae", "simmim"].contains(&name) && state["trained"].is_boolean(), "{state}");
         let claims = ["reproduced", "not-reproduced", "undecided", "untested"];
         assert!(state["claim"].as_str().is_some_and(|claim| claims.contains(&claim)), "{state}");
     }
