@@ -20,11 +20,11 @@ pub const REGISTER: Register = Register {
     modality: "image",
     raw: "raw pixels",
     methods: mask_core::methods! {
+        attmask: method::AttMaskConfig,
         beit: method::BeitConfig,
+        hpm: method::HpmConfig,
         mae: method::MaeConfig,
         simmim: method::SimmimConfig,
-        attmask: method::AttMaskConfig,
-        hpm: method::HpmConfig,
     },
     tasks: mask_core::methods! { classify: finetune::ClassifyConfig },
     tokenizers: mask_core::methods! {

@@ -265,7 +265,9 @@ fn answers_hang_on_what_is_read_alone() {
             assert!(a.size() == c.size() && !a.equal(c), "{}: visible pixels don't change the answers", case.name);
             let targets = [&first, &hidden].map(|outcome| outcome.targets.as_ref().unwrap());
             assert!(!targets[0].equal(targets[1]), "{}: hidden pixels don't change the targets", case.name);
-            assert_eq!(targets[0].size(), a.size(), "{}: answers and targets", case.name);
+            // Ids stand for a whole row of answers.
+            let shape = targets[0].size();
+            assert!(shape == a.size() || shape == a.size()[..1], "{}: answers and targets {shape:?}", case.name);
         });
     });
 }

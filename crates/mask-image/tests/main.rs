@@ -22,5 +22,7 @@ mod guided;
 mod keys;
 #[path = "main/resume.rs"]
 mod resume;
+#[path = "main/stages.rs"]
+mod stages;
 #[path = "main/table.rs"]
 mod table;

@@ -9,6 +9,7 @@ use super::{say, say_json};
 use crate::method::Card;
 use crate::run::Register;
 use crate::sampler::SamplerConfig;
+use crate::stage::KINDS;
 use crate::table::{self, Scale, Table, Verdict};
 use crate::{Named, Result};
 
@@ -98,6 +99,12 @@ pub(super) fn list(register: &Register, json: bool) -> Result<()> {
     }
     for (kind, about) in SamplerConfig::KINDS {
         say(format_args!("sampler {kind}: {about}"));
+    }
+    for stage in KINDS.iter().chain(register.stages) {
+        say(format_args!("stage {}: {}", stage.kind, stage.about));
+    }
+    for entry in register.tokenizers {
+        say(format_args!("tokenizer {}: {}", entry.card.name, entry.card.summary));
     }
     for (line, entry) in lines.iter().zip(register.methods) {
         let arxiv = line.arxiv.map_or_else(String::new, |arxiv| format!(", arXiv {arxiv}"));

@@ -17,7 +17,7 @@ pub use official::{Converted, Described, Layout, Official, convert};
 pub use pth::Pth;
 
 use crate::data::Front;
-use crate::method::Encoder;
+use crate::method::{Encoder, Split};
 use crate::nn::Parameters;
 use crate::recipe::Value;
 use crate::{Error, Named, Result, store};
@@ -137,6 +137,12 @@ pub trait Hosted {
     /// # Errors
     /// Data that can't be read.
     fn front(&self, data: &Path) -> Result<Box<dyn Front>>;
+
+    /// Reads a recipe's data as the model wants them: `data` are resolved keys, normalised as the folder says.
+    ///
+    /// # Errors
+    /// Data that can't be read or don't fit.
+    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>>;
 
     /// What a user should know about how the folder was read.
     fn notes(&self) -> &[String];

@@ -385,9 +385,13 @@ fn same_recipe(folder: &Path, register: &Register, resolved: &Resolved) -> Resul
 /// # Errors
 /// As [`pretrain`].
 pub(crate) fn train_in(resolved: Resolved, folder: &Path, device: Device, threads: usize) -> Result<Pretrained> {
-    let session = Session::build(resolved, device)?;
+    let mut session = Session::build(resolved, device)?;
     let checkpoints = Checkpoints::of(folder);
     let checkpoint = if checkpoints.steps()?.is_empty() { None } else { Some(checkpoints.last()?) };
+    if checkpoint.is_none() {
+        let register = session.resolved.register;
+        session.init(&register)?;
+    }
     let text = session.resolved.text();
     store::write_bytes(&folder.join("recipe.yaml"), text.as_bytes())?;
     stage::note(folder, &session.resolved.made)?;
@@ -427,6 +431,9 @@ pub fn pretrain_resolved(
     if !resolved.stages.is_empty() {
         resolved.rehearse()?;
         let depot = Depot::at(artefacts_folder());
+        if options.resume {
+            stage::same_artefacts(&folder, &depot.keys(&resolved.stages)?)?;
+        }
         let by = (options.device, options.threads);
         resolved.made = depot.make(&resolved.stages, register, &resolved.data, by)?;
     }
@@ -440,7 +447,6 @@ pub fn pretrain_resolved(
     let mut checkpoint: Option<Checkpoint> = None;
     if options.resume {
         same_recipe(&folder, register, &session.resolved)?;
-        stage::same_artefacts(&folder, &session.resolved.made)?;
         // Killed before its first checkpoint, a run begins again.
         if !Checkpoints::of(&folder).steps()?.is_empty() {
             checkpoint = Some(Checkpoints::of(&folder).last()?);

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::shards::{SPLITS, Shape, split_name, write_rows};
-use super::{Measured, Mention, Model, StageConfig, Workbench};
-use crate::method::Want;
+use super::{Measured, Mention, Model, StageConfig, Workbench, origin};
+use crate::data::Front;
+use crate::hub::{self, Hosted};
+use crate::method::{Encoder, Split, Want};
+use crate::recipe::Value;
 use crate::run::Session;
 use crate::{Error, Named, Result};
 
@@ -20,7 +23,7 @@ pub enum Rows {
     Mean,
 }
 
-/// Recipe keys of `features`. Exactly one of `from` and `run` is given.
+/// Recipe keys of `features`. Exactly one of `from`, `run` and `hf` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeaturesConfig {
@@ -28,6 +31,8 @@ pub struct FeaturesConfig {
     pub from: Option<String>,
     /// The run whose encoder is asked: its folder, or one of its checkpoints.
     pub run: Option<PathBuf>,
+    /// The Hugging Face folder whose encoder is asked, of pictures or sounds normalised as it says.
+    pub hf: Option<PathBuf>,
     /// The block whose output is taken, from 1; none = the output behind the final norm.
     pub layer: Option<usize>,
     /// Which rows a sample gives.
@@ -36,7 +41,44 @@ pub struct FeaturesConfig {
 
 impl Default for FeaturesConfig {
     fn default() -> Self {
-        Self { from: None, run: None, layer: None, rows: Rows::Tokens }
+        Self { from: None, run: None, hf: None, layer: None, rows: Rows::Tokens }
+    }
+}
+
+/// Whoever is asked.
+enum Asked {
+    Ours(Model),
+    Hosted(Box<dyn Hosted>),
+}
+
+impl Asked {
+    fn encoder(&self) -> &dyn Encoder {
+        match self {
+            Self::Ours(model) => model.method.encoder(),
+            Self::Hosted(hosted) => hosted.encoder(),
+        }
+    }
+
+    fn front(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
+        match self {
+            Self::Ours(model) => model.front(data, split),
+            Self::Hosted(hosted) => hosted.front_over(data, split),
+        }
+    }
+}
+
+impl FeaturesConfig {
+    fn open(&self, at: &Workbench<'_>) -> Result<Asked> {
+        if let Some(name) = &self.from {
+            return Ok(Asked::Ours(at.input(name)?.model(at.device)?));
+        }
+        if let Some(run) = &self.run {
+            let (session, _) =
+                Session::open_over([Split::Synthetic; 2], at.register, run, &Default::default(), at.device)?;
+            return Ok(Asked::Ours(Model { resolved: session.resolved, method: session.method }));
+        }
+        let hf = self.hf.as_ref().ok_or_else(|| Error::value("from", "names no stage"))?;
+        Ok(Asked::Hosted(hub::open(at.register.families, hf, at.device)?))
     }
 }
 
@@ -44,11 +86,10 @@ impl StageConfig for FeaturesConfig {
     const READS_DATA: bool = true;
 
     fn check(&self) -> Result<()> {
-        if self.from.is_some() == self.run.is_some() {
-            return Err(Error::value(
-                "from",
-                "takes a stage whose encoder is asked, or run takes a folder: one of both",
-            ));
+        let given = [self.from.is_some(), self.run.is_some(), self.hf.is_some()];
+        if given.iter().filter(|given| **given).count() != 1 {
+            let problem = "takes the stage whose encoder is asked; or run takes a folder, or hf does: one of the three";
+            return Err(Error::value("from", problem));
         }
         if self.layer == Some(0) {
             return Err(Error::value("layer", "0 is no block: they are counted from 1"));
@@ -61,27 +102,16 @@ impl StageConfig for FeaturesConfig {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
-        let Some(run) = &self.run else { return Ok(Vec::new()) };
-        if !run.is_dir() {
-            return Ok(vec![run.clone()]);
+        match (&self.run, &self.hf) {
+            (Some(run), _) => origin::of_run(run),
+            (None, Some(hf)) => origin::of_hf(hf),
+            (None, None) => Ok(Vec::new()),
         }
-        let checkpoints = crate::train::Checkpoints::of(run);
-        let last = checkpoints.steps()?.last().map(|step| checkpoints.path(*step));
-        let last = last.ok_or_else(|| Error::file(run, "holds no checkpoint of a run"))?;
-        Ok(vec![run.join("recipe.yaml"), last])
     }
 
     fn make(&self, at: &Workbench<'_>) -> Result<Measured> {
-        let model = match (&self.from, &self.run) {
-            (Some(name), _) => at.input(name)?.model(at.device)?,
-            (None, Some(run)) => {
-                let splits = [crate::Split::Synthetic; 2];
-                let (session, _) = Session::open_over(splits, at.register, run, &Default::default(), at.device)?;
-                Model { resolved: session.resolved, method: session.method }
-            }
-            (None, None) => return Err(Error::value("from", "names no stage")),
-        };
-        let encoder = model.method.encoder();
+        let model = self.open(at)?;
+        let encoder = model.encoder();
         let layer = self.layer.unwrap_or_else(|| encoder.depth());
         if layer > encoder.depth() {
             return Err(Error::value("layer", format!("{layer} lies above the {} blocks", encoder.depth())));

@@ -28,6 +28,7 @@ mod graph;
 mod kmeans;
 mod labels;
 mod noted;
+mod origin;
 mod record;
 mod shards;
 mod statistics;

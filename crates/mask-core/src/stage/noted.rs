@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::artefact::State;
 use super::depot::artefact;
 use super::record::{FILE, Record};
-use super::{Artefacts, Measured, Stages};
+use super::{Artefacts, Keyed, Measured, Stages};
 use crate::run::Register;
 use crate::{Error, Named, Result, store};
 
@@ -36,12 +36,12 @@ fn noted(folder: &Path) -> Result<Named<(String, PathBuf)>> {
         .map_err(|error| Error::file(&path, format!("doesn't name the artefacts of a run ({error}); remove it")))
 }
 
-/// A resumed run must go on over the artefacts that it was begun with.
-pub(crate) fn same_artefacts(folder: &Path, made: &Artefacts) -> Result<()> {
+/// A resumed run must go on over the artefacts that it was begun with; asked before any is made.
+pub(crate) fn same_artefacts(folder: &Path, keyed: &[Keyed]) -> Result<()> {
     let noted = noted(folder)?;
-    for (name, artefact) in made.iter() {
-        if let Some((key, _)) = noted.get(name).filter(|(key, _)| *key != artefact.key) {
-            let [old, new] = [key, &artefact.key].map(|key| key.get(..16).unwrap_or(key));
+    for Keyed { name, key: now, .. } in keyed {
+        if let Some((key, _)) = noted.get(name).filter(|(key, _)| key != now) {
+            let [old, new] = [key, now].map(|key| key.get(..16).unwrap_or(key));
             let problem = format!(
                 "was begun over the artefact {old} of stage {name}, which is {new} now: its data have changed; begin \
                  a new run"

@@ -125,7 +125,7 @@ fn still<'a>(clock: &'a Clock, state: &'a Named<Vec<f32>>) -> Ask<'a> {
 }
 
 /// Goes through the samples of a split, nothing hidden, no augmentation, and writes the rows of each. `rows` gives, for
-/// the only view of a batch, tensors [B, T, ..] by name; rows that aren't real are left out by `valid` [B, T].
+/// the first view of a batch, tensors [B, T, ..] by name; rows that aren't real are left out by `valid` [B, T].
 ///
 /// # Errors
 /// Data that can't be read, a full disk, an interruption between two files.
@@ -164,7 +164,7 @@ pub fn write_rows(
                 tracing::warn!("stage {}: skipped a sample: {problem}", at.name);
             }
             let batch = to_device(&prepared, 0..prepared.items.len(), at.device)?;
-            let view = batch.only_view()?;
+            let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
             let step = Step { clock: &clock, train: false, micro: 0 };
             let (tensors, valid) = tch::no_grad(|| rows(view, &step))?;
             let mut real = vec![-1i64; batch.ids.len()];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::entry::with_kind;
-use super::{Measured, Mention, Reading, Stage, Workbench};
+use super::{Measured, Mention, Reading, Stage, Workbench, origin};
 use crate::recipe::{Tree, Value};
 use crate::run::{Overrides, Resolved, train_in};
 use crate::train::TrainConfig;
@@ -55,7 +55,12 @@ impl Stage for TrainStage {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
-        (self.resolved.entry.files)(&self.resolved.data)
+        let mut files = (self.resolved.entry.files)(&self.resolved.data)?;
+        if let Some(init) = &self.resolved.config.init {
+            files.extend(init.run.as_deref().map(origin::of_run).transpose()?.into_iter().flatten());
+            files.extend(init.hf.as_deref().map(origin::of_hf).transpose()?.into_iter().flatten());
+        }
+        Ok(files)
     }
 
     fn model(&self) -> Option<&Resolved> {

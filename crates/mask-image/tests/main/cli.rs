@@ -119,6 +119,8 @@ fn dry_runs_give_the_papers_parameter_counts() {
         ("simmim.paper", "86256720 ("),
         // ViT-B without its own last norm, with a fresh one and a map to 1000 classes: all of it is trained.
         ("mae.finetune.paper", "86567656 (86567656 trained)"),
+        // Ledger BEiT: that of the official log.
+        ("beit.paper", "91965776 ("),
     ];
     for (recipe, count) in counts {
         let path = format!("experiments/image/{recipe}.yaml");

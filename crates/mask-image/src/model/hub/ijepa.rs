@@ -7,11 +7,13 @@ use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted};
 use mask_core::nn::{Linear, Parameters};
 use mask_core::recipe::{Value, to_value};
-use mask_core::{Encoder, Layout, Named, Result, Want};
+use mask_core::{Encoder, Layout, Named, Result, Split, Want};
 use tch::{Device, Tensor};
 
 use super::names::Place;
-use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, view};
+use super::{
+    Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, recipe_front, view,
+};
 use crate::model::{Vit, VitConfig};
 
 /// The family `ijepa`.
@@ -92,6 +94,10 @@ impl Hosted for HostedIJepa {
 
     fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
         folder_front(&self.config, data, &self.colours)
+    }
+
+    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
+        recipe_front(&self.config, data, split, &self.colours)
     }
 
     fn notes(&self) -> &[String] {

@@ -15,11 +15,12 @@ use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Folder, Loaded, Names};
 use mask_core::method::DeviceDraft;
 use mask_core::nn::{Init, InitRule, Linear, Parameters, PositionTable, QkvBias, Scope};
+use mask_core::recipe::{Value, typed_over};
 use mask_core::{Clock, DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Site, Split, Step, View};
 use tch::{Kind, Tensor};
 
 use super::VitConfig;
-use crate::data::{Augment, FolderConfig, ImageData, ImageFront, Reads, SourceConfig};
+use crate::data::{Augment, FolderConfig, ImageData, ImageFront, Reads, SourceConfig, ViewSpec};
 
 pub use beit::BEIT;
 pub(crate) use export::{
@@ -126,6 +127,19 @@ fn folder_front(config: &VitConfig, data: &Path, Colours([mean, std]): &Colours)
     // With a held-out source of its own all of `data` is read.
     let data = ImageData { held_out: Some(source.clone()), source, augment, ..ImageData::default() };
     ImageFront::build(&Site::new(&data, Split::Train), config, &SamplerConfig::default(), Reads::Visible)
+}
+
+/// A recipe's images, read whole and normalised as the folder says.
+fn recipe_front(
+    config: &VitConfig,
+    data: &Value,
+    split: Split,
+    Colours([mean, std]): &Colours,
+) -> Result<Box<dyn Front>> {
+    let mut data: ImageData = typed_over(data).map_err(|error| Error::value("data", error.to_string()))?;
+    (data.augment.mean, data.augment.std) = (mean.clone(), std.clone());
+    let view = ViewSpec { size: config.image, augment: data.augment.clone(), mask: None };
+    ImageFront::several(&Site::new(&data, split), config, &[view])
 }
 
 /// The plans of a mask [B, L], or of nothing hidden; all positions are queried.

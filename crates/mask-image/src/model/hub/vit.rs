@@ -8,11 +8,13 @@ use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
 use mask_core::nn::{Activation, Linear, LinearHead, Parameters, unpatch};
 use mask_core::objective::absolute_error;
 use mask_core::recipe::{Value, to_value};
-use mask_core::{DevicePlan, Encoder, Features, Layout, Named, Predictor, Result, View, Want};
+use mask_core::{DevicePlan, Encoder, Features, Layout, Named, Predictor, Result, Split, View, Want};
 use tch::{Device, Kind, Tensor};
 
 use super::names::Place;
-use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, view};
+use super::{
+    Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, recipe_front, view,
+};
 use crate::model::{Vit, VitConfig};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
@@ -154,6 +156,10 @@ impl Hosted for HostedVit {
 
     fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
         folder_front(&self.config, data, &self.colours)
+    }
+
+    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
+        recipe_front(&self.config, data, split, &self.colours)
     }
 
     fn notes(&self) -> &[String] {

@@ -8,11 +8,11 @@ use mask_core::hub::{Family, Folder, Hosted, Names};
 use mask_core::nn::{Decoder, DecoderConfig, Parameters, PositionTable, QkvBias};
 use mask_core::objective::squared_error;
 use mask_core::recipe::{Value, to_value};
-use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Want};
+use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Split, Want};
 use tch::{Device, Kind, Tensor};
 
 use super::names::{Place, layer};
-use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, prefix_of, view};
+use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, prefix_of, recipe_front, view};
 use crate::model::{Vit, VitConfig};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
@@ -156,6 +156,10 @@ impl Hosted for VitMae {
 
     fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
         folder_front(&self.config, data, &self.colours)
+    }
+
+    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
+        recipe_front(&self.config, data, split, &self.colours)
     }
 
     fn notes(&self) -> &[String] {
