@@ -26,7 +26,7 @@ enum Source {
     /// Uniform ids: for dry runs, laws and benchmarks.
     Noise,
     /// Asked for at the first view with a plan only: who reads views whole needs no labels.
-    Missing(Artefact),
+    Missing(Box<Artefact>),
 }
 
 impl LabelledFront {
@@ -40,7 +40,7 @@ impl LabelledFront {
         let of = match artefact.state {
             _ if site.split == Split::Synthetic => Source::Noise,
             State::Imagined => Source::Noise,
-            State::Missing => Source::Missing(artefact.clone()),
+            State::Missing => Source::Missing(Box::new(artefact.clone())),
             State::Made => {
                 let store = LabelStore::open(&artefact.folder)?;
                 let there = store.columns().first().map_or(0, |column| column.ids);

@@ -47,7 +47,7 @@ impl Default for FeaturesConfig {
 
 /// Whoever is asked.
 enum Asked {
-    Ours(Model),
+    Ours(Box<Model>),
     Hosted(Box<dyn Hosted>),
 }
 
@@ -70,12 +70,12 @@ impl Asked {
 impl FeaturesConfig {
     fn open(&self, at: &Workbench<'_>) -> Result<Asked> {
         if let Some(name) = &self.from {
-            return Ok(Asked::Ours(at.input(name)?.model(at.device)?));
+            return Ok(Asked::Ours(Box::new(at.input(name)?.model(at.device)?)));
         }
         if let Some(run) = &self.run {
             let (session, _) =
                 Session::open_over([Split::Synthetic; 2], at.register, run, &Default::default(), at.device)?;
-            return Ok(Asked::Ours(Model { resolved: session.resolved, method: session.method }));
+            return Ok(Asked::Ours(Box::new(Model { resolved: session.resolved, method: session.method })));
         }
         let hf = self.hf.as_ref().ok_or_else(|| Error::value("from", "names no stage"))?;
         Ok(Asked::Hosted(hub::open(at.register.families, hf, at.device)?))

@@ -48,7 +48,7 @@ pub use graph::{Node, Stages};
 pub use kmeans::KmeansConfig;
 pub use labels::{ColumnConfig, LabelsConfig};
 pub(crate) use noted::{note, recall, same_artefacts};
-pub use shards::{SPLITS, Shape, Shards, split_name, write_rows};
+pub use shards::{BatchRows, SPLITS, Shape, Shards, split_name, write_rows};
 pub use statistics::StatisticsConfig;
 pub use store::{Column, LabelStore, usage};
 pub use train::TrainStage;

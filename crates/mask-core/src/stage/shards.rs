@@ -124,6 +124,9 @@ fn still<'a>(clock: &'a Clock, state: &'a Named<Vec<f32>>) -> Ask<'a> {
     Ask { seed: 0, clock, train: false, masked: false, state, grid: None }
 }
 
+/// Rows of a batch: tensors [B, T, ..] by name, and which of them are real, [B, T]; none = all.
+pub type BatchRows = (Vec<(String, Tensor)>, Option<Tensor>);
+
 /// Goes through the samples of a split, nothing hidden, no augmentation, and writes the rows of each. `rows` gives, for
 /// the first view of a batch, tensors [B, T, ..] by name; rows that aren't real are left out by `valid` [B, T].
 ///
@@ -134,7 +137,7 @@ pub fn write_rows(
     front: &dyn Front,
     split: Split,
     shape: &Shape,
-    rows: &mut dyn FnMut(&View, &Step<'_>) -> Result<(Vec<(String, Tensor)>, Option<Tensor>)>,
+    rows: &mut dyn FnMut(&View, &Step<'_>) -> Result<BatchRows>,
 ) -> Result<()> {
     let clock = Clock::at(0, 1, 1);
     let state = Named::new();

@@ -4,7 +4,7 @@ use mask_core::data::{Front, LabelledFront};
 use mask_core::method::{Sheet, Tokenizer};
 use mask_core::nn::Scope;
 use mask_core::stage::{Mention, Model, State};
-use mask_core::{DevicePlan, Error, Ids, Result, Site, Split, Teacher, View};
+use mask_core::{Artefact, DevicePlan, Error, Ids, Result, Site, Split, Teacher, View};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -78,12 +78,14 @@ impl CodesConfig {
             return Ok(Codes { source: Source::Input });
         }
         if from.state == State::Missing {
-            return Ok(Codes { source: Source::Missing(from.clone()) });
+            return Ok(Codes { source: Source::Missing(Box::new(from.clone())) });
         }
         let model = from.model(at.device())?;
         let tokenizer = tokenizer(&model).map_err(|error| error.within("codes"))?;
         match tokenizer.sizes().as_slice() {
-            [ids] if i64::from(*ids) == self.ids => Ok(Codes { source: Source::Asked(Teacher::frozen(model)) }),
+            [ids] if i64::from(*ids) == self.ids => {
+                Ok(Codes { source: Source::Asked(Box::new(Teacher::frozen(model))) })
+            }
             sizes => {
                 let problem = format!("{} is not the number of ids of stage {}, {sizes:?}", self.ids, self.codes);
                 Err(Error::value("ids", problem))
@@ -102,9 +104,9 @@ enum Source {
     /// The front gives them.
     Input,
     /// A frozen tokenizer gives them.
-    Asked(Teacher<Model>),
+    Asked(Box<Teacher<Model>>),
     /// The tokenizer isn't there: the model encodes, but can't be trained or asked for its loss.
-    Missing(mask_core::Artefact),
+    Missing(Box<Artefact>),
 }
 
 /// Ids of the positions of a view.

@@ -381,8 +381,10 @@ fn names_and_layout_are_nothing_and_bytes_are_something() {
     assert_eq!(sorted(keys(&path, &depot, &[])), before);
 
     let tokenizer = |sets: &[&str]| {
-        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-        keys(&root().join(BEIT), &depot, &sets)[0].key.clone()
+        let images = folder.path().join("images");
+        let mut all = vec![format!("data.source.images={}", images.display())];
+        all.extend(["data.source.labels=null", "data.held_out=null"].iter().chain(sets).map(|set| (*set).to_owned()));
+        keys(&root().join(BEIT), &depot, &all)[0].key.clone()
     };
     let own = tokenizer(&[]);
     for same in ["train.log_every=3", "train.checkpoint_every=7", "train.keep=9", "evaluate=[]"] {
