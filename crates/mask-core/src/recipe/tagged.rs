@@ -69,6 +69,7 @@ macro_rules! tagged {
     ) => {
         $(#[$attribute])*
         #[derive(Clone, Debug)]
+        #[allow(clippy::large_enum_variant, reason = "keys are read once, and few of them")]
         $vis enum $name {
             $( $(#[doc = $doc])* $variant($config), )+
         }

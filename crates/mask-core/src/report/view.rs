@@ -174,7 +174,7 @@ fn bars(report: &Report) -> Vec<Value> {
         let title = score_title(kind);
         let title = title.chars().take(1).flat_map(char::to_uppercase).chain(title.chars().skip(1)).collect();
         let title = if *kind == "knn" { "kNN".to_owned() } else { title };
-        (bars.len() > 1).then(|| BarChart { title, bars, percent: true })
+        (bars.len() > 1).then_some(BarChart { title, bars, percent: true })
     };
     let charts = kinds.iter().enumerate().filter_map(chart);
     charts.map(|chart| Value::from_safe_string(chart.inline())).collect()
