@@ -200,9 +200,9 @@ fn chunks(rows: usize) -> impl Iterator<Item = Vec<usize>> {
     (0..rows).step_by(CHUNK).map(move |first| (first..rows.min(first + CHUNK)).collect())
 }
 
-/// Learns `train_labels` from the tokens of the training rows and tests on those of the test rows; the [page
 /// Learns `train_labels` from the tokens of the training rows and tests on those of the test rows; the head of the file
 /// says how. The rows are in random order. The same thread count gives the same bits.
+///
 /// # Errors
 /// Tokens that aren't finite, heads that don't divide the width, a single class.
 pub fn attentive_probe(

@@ -286,8 +286,11 @@ impl Tree {
                 all_paths(below, &mut prefix.clone(), &mut paths);
             }
             paths.sort_by_key(Vec::len);
-            let ends = |from: usize| paths.iter().find(|path| path[prefix.len()..].ends_with(&keys[from..])).cloned();
-            (0..keys.len()).find_map(ends)
+            let ending = |keys: &[String]| paths.iter().find(|path| path[prefix.len()..].ends_with(keys)).cloned();
+            // A part that is written as a bare number or a name has none of its keys.
+            let whole = |upto: usize| Some([ending(&keys[..upto])?.as_slice(), &keys[upto..]].concat());
+            let inner = || (1..keys.len()).find_map(|from| ending(&keys[from..]));
+            (1..=keys.len()).rev().find_map(whole).or_else(inner)
         };
         match found {
             Some(path) => self.refuse(&path.join("."), problem),

@@ -74,7 +74,7 @@ struct Photograph {
     decoded: OnceLock<Raster>,
 }
 
-/// The source of composed pictures; the [page above](self) says how one is made.
+/// The source of composed pictures; the head of its file says how one is made.
 #[derive(Debug)]
 pub struct Composed {
     config: ComposedConfig,
