@@ -271,6 +271,49 @@ fn codes_features_and_statistics_of_a_trained_model() {
     assert_eq!(rows(&temp.path().join("stored/metrics.jsonl")), rows(&temp.path().join("asked/metrics.jsonl")));
 }
 
+/// A Hugging Face folder and a run as teachers of clusters; their weights belong to the keys.
+#[test]
+fn features_of_a_folder_and_of_a_run() {
+    let temp = tempfile::tempdir().expect("a folder");
+    let temp = temp.path();
+    let hf = temp.join("hf");
+    std::fs::create_dir(&hf).expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        let golden = root().join("crates/mask-image/tests/golden/vit_mae").join(file);
+        std::fs::copy(golden, hf.join(file)).expect("a copy");
+    }
+    let recipe = temp.join("recipe.yaml");
+    let text = |from: &str| {
+        format!(
+            "data:\n  source: {{ kind: folder, path: datasets/samples/photographs }}\n  augment: {{ crop: null, flip: 0 \
+             }}\n  batch: {{ size: 4 }}\nstages:\n  teacher: {{ kind: features, {from} }}\n  clusters: {{ kind: kmeans, \
+             from: teacher, clusters: 4, batch: 32 }}\n  codes: {{ kind: labels, columns: [{{ features: teacher, clusters: \
+             clusters }}] }}\nmethod:\n  kind: beit\n  encoder: {{ image: [32, 32], patch: [8, 8], width: 16, depth: 1, \
+             heads: 2, mlp: 32 }}\n  mask: {{ kind: block, ratio: {{ kind: count, hidden: 6 }}, least: 2 }}\n  target: {{ \
+             codes: codes, ids: 4 }}\ntrain: {{ steps: 2 }}\nevaluate: []\n"
+        )
+    };
+    let run = |out: &str, from: &str| {
+        std::fs::write(&recipe, text(from)).expect("written");
+        let mut command = pretrain(&recipe, &temp.join(out), &[]);
+        command.args(["--threads", "1"]).env("MASK_ARTEFACTS", temp.join("artefacts"));
+        done(&mut command);
+        assert_eq!(losses(&temp.join(out)).len(), 2, "{out}");
+        artefacts(temp).len()
+    };
+    let folder = format!("hf: {}, layer: 1", hf.display());
+    assert_eq!(run("of-folder", &folder), 3);
+    // Other weights in the same folder are another key.
+    let weights = hf.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last - 1] ^= 1;
+    std::fs::write(&weights, bytes).expect("written");
+    assert_eq!(run("of-other-weights", &folder), 6);
+    // A run is a teacher, too, and a model of clusters teaches the next.
+    assert_eq!(run("of-run", &format!("run: {}", temp.join("of-folder").display())), 9);
+}
+
 /// Keys of every stage of a recipe that was changed by `--set`s.
 fn keys(recipe: &Path, depot: &Depot, sets: &[String]) -> Vec<Keyed> {
     let overrides = Overrides { sets: sets.to_vec(), ..Overrides::default() };
