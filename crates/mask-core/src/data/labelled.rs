@@ -2,7 +2,7 @@
 
 use ndarray::Array1;
 
-use super::{Array, Ask, Front, Item};
+use super::{Array, Ask, Front, Item, PositionLabels};
 use crate::method::{Site, Split};
 use crate::stage::{Artefact, LabelStore, State};
 use crate::stream::{Purpose, Stream};
@@ -102,6 +102,22 @@ impl Front for LabelledFront {
 
     fn label(&self, id: u64) -> Option<u32> {
         self.inner.label(id)
+    }
+
+    fn finish(&self, items: &mut [Item], ask: &Ask<'_>) -> Result<()> {
+        self.inner.finish(items, ask)
+    }
+
+    fn position_labels(&self, id: u64) -> Result<Option<PositionLabels>> {
+        self.inner.position_labels(id)
+    }
+
+    fn salience(&self, item: &Item) -> Result<Option<Vec<f32>>> {
+        self.inner.salience(item)
+    }
+
+    fn processor(&self) -> Option<serde_json::Value> {
+        self.inner.processor()
     }
 
     fn classes(&self) -> Vec<String> {

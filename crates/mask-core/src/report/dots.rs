@@ -74,7 +74,7 @@ impl DotChart {
         let _ = write!(body, "<path class=\"axis\" d=\"M{left:.1} {bottom}H{}\"/>", WIDTH - RIGHT);
         for (number, row) in self.rows.iter().enumerate() {
             let y = top + ROW * (number as f64 + 0.5);
-            let label = fitted(&row.label, 12.0, left - 14.0);
+            let label = fitted(&row.label, 12.0, LABELS);
             svg::text(body, "name", [left - 10.0, y + 4.0], "end", &label);
             if let Some([Some(low), Some(high)]) = row.interval.map(|ends| ends.map(across)) {
                 let _ = write!(body, "<path class=\"line s0\" d=\"M{low:.1} {y}H{high:.1}\"/>");
@@ -96,6 +96,16 @@ mod tests {
     fn chart(values: &[f64], interval: Option<[f64; 2]>) -> String {
         let row = DotRow { label: "<&>".into(), values: values.to_vec(), mean: values.first().copied(), interval };
         DotChart { title: "Probe".into(), x_label: "%".into(), rows: vec![row] }.svg()
+    }
+
+    /// Rounding once cut every label that had just fitted.
+    #[test]
+    fn a_label_that_fits_is_whole() {
+        for label in ["15 %", "75 %", "random", "HPM 0 to 0.5"] {
+            let row = DotRow { label: label.into(), values: vec![1.0, 2.0], mean: Some(1.5), interval: None };
+            let svg = DotChart { title: "Probe".into(), x_label: "%".into(), rows: vec![row] }.svg();
+            assert!(svg.contains(&format!(">{label}<")) && !svg.contains('…'), "{label}");
+        }
     }
 
     #[test]
