@@ -1,20 +1,14 @@
 //! `beit`: BEiT's and SimMIM's encoders, BEiT's head over visual tokens, and classifiers.
 
-use std::path::Path;
-use std::rc::Rc;
-
-use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted, Names};
 use mask_core::nn::{LayerNorm, Linear, Parameters, PositionTable, QkvBias, RelativeBiasConfig};
-use mask_core::recipe::{Value, to_value};
-use mask_core::{Encoder, Layout, Named, Result, Split, Want};
+use mask_core::{Encoder, Named, Result, Want};
 use tch::{Device, Tensor};
 
+use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{
-    Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, recipe_front, view,
-};
-use crate::model::{Vit, VitConfig};
+use super::{STEP, describe, encoder_config, load, map, prefix_of};
+use crate::model::VitConfig;
 
 /// The family `beit`.
 pub struct BeitFamily;
@@ -32,14 +26,9 @@ enum Behind {
     Mean(LayerNorm, Option<Linear>),
 }
 
-struct HostedBeit {
-    config: VitConfig,
-    encoder: Vit,
+struct Beit {
     behind: Behind,
     has_token: bool,
-    colours: Colours,
-    parameters: Rc<Parameters>,
-    notes: Vec<String>,
 }
 
 /// The encoder that a `config.json` describes.
@@ -118,30 +107,19 @@ impl Family for BeitFamily {
         };
         let loaded = load(&names, &parameters, folder)?;
         let note = codes.is_none().then_some("the folder has no head over visual tokens");
-        Ok(Box::new(HostedBeit {
-            notes: describe(&loaded, note),
-            colours: Colours::of(folder, config.channels)?,
-            config,
-            encoder,
-            behind,
-            has_token,
-            parameters,
-        }))
+        Hosting::of(folder, config, encoder, Beit { behind, has_token }, parameters, describe(&loaded, note))
     }
 }
 
-impl Hosted for HostedBeit {
-    fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
-        let pixels = input(inputs, "pixel_values", 4)?;
-        let layout = Layout::single(self.config.grid()?);
-        let plans = plans(inputs.get("bool_masked_pos"), pixels.size()[0], &layout, self.has_token)?;
-        let (view, plan) = view(&self.config, pixels, &plans)?;
+impl Outputs for Beit {
+    fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+        let (view, plan) = model.masked(inputs, model.own.has_token)?;
         tch::no_grad(|| {
-            let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
             let last = features.last();
             let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
             let logits =
-                match &self.behind {
+                match &model.own.behind {
                     Behind::Class(map) => map.as_ref().map(|map| map.forward(&last.select(1, 0))),
                     Behind::Codes { own_norm, norm, map } => {
                         if !own_norm {
@@ -163,29 +141,5 @@ impl Hosted for HostedBeit {
             outputs.extend(logits.map(|logits| ("logits".to_owned(), logits)));
             Ok(outputs)
         })
-    }
-
-    fn encoder(&self) -> &dyn Encoder {
-        &self.encoder
-    }
-
-    fn recipe(&self) -> Result<Value> {
-        to_value(&self.config)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data, &self.colours)
-    }
-
-    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        recipe_front(&self.config, data, split, &self.colours)
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
     }
 }

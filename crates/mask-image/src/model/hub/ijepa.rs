@@ -1,20 +1,14 @@
 //! `ijepa`: I-JEPA's encoders, with or without a classifier on the mean of the tokens.
 
-use std::path::Path;
-use std::rc::Rc;
-
-use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted};
 use mask_core::nn::{Linear, Parameters};
-use mask_core::recipe::{Value, to_value};
-use mask_core::{Encoder, Layout, Named, Result, Split, Want};
+use mask_core::{Encoder, Named, Result, Want};
 use tch::{Device, Tensor};
 
+use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{
-    Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, recipe_front, view,
-};
-use crate::model::{Vit, VitConfig};
+use super::{STEP, describe, encoder_config, load, map, prefix_of};
+use crate::model::VitConfig;
 
 /// The family `ijepa`.
 pub struct IJepaFamily;
@@ -22,14 +16,10 @@ pub struct IJepaFamily;
 /// The family `ijepa`.
 pub static IJEPA: IJepaFamily = IJepaFamily;
 
-struct HostedIJepa {
-    config: VitConfig,
-    encoder: Vit,
+/// What stands behind the encoder.
+struct IJepa {
     classifier: Option<Linear>,
     has_token: bool,
-    colours: Colours,
-    parameters: Rc<Parameters>,
-    notes: Vec<String>,
 }
 
 impl Family for IJepaFamily {
@@ -52,55 +42,21 @@ impl Family for IJepaFamily {
             .map(|w| map(&mut names, &root.enter("classifier"), "classifier", config.width, w))
             .transpose()?;
         let loaded = load(&names, &parameters, folder)?;
-        Ok(Box::new(HostedIJepa {
-            notes: describe(&loaded, None),
-            colours: Colours::of(folder, config.channels)?,
-            config,
-            encoder,
-            classifier,
-            has_token,
-            parameters,
-        }))
+        let own = IJepa { classifier, has_token };
+        Hosting::of(folder, config, encoder, own, parameters, describe(&loaded, None))
     }
 }
 
-impl Hosted for HostedIJepa {
-    fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
-        let pixels = input(inputs, "pixel_values", 4)?;
-        let layout = Layout::single(self.config.grid()?);
-        let plans = plans(inputs.get("bool_masked_pos"), pixels.size()[0], &layout, self.has_token)?;
-        let (view, plan) = view(&self.config, pixels, &plans)?;
+impl Outputs for IJepa {
+    fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+        let (view, plan) = model.masked(inputs, model.own.has_token)?;
         tch::no_grad(|| {
-            let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
             let mut outputs = Named::from([("last_hidden_state".to_owned(), features.last().shallow_clone())]);
-            if let Some(classifier) = &self.classifier {
+            if let Some(classifier) = &model.own.classifier {
                 outputs.insert("logits".to_owned(), classifier.forward(&features.pooled()));
             }
             Ok(outputs)
         })
-    }
-
-    fn encoder(&self) -> &dyn Encoder {
-        &self.encoder
-    }
-
-    fn recipe(&self) -> Result<Value> {
-        to_value(&self.config)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data, &self.colours)
-    }
-
-    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        recipe_front(&self.config, data, split, &self.colours)
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
     }
 }

@@ -2,6 +2,7 @@
 
 mod beit;
 mod export;
+mod hosting;
 mod ijepa;
 mod names;
 mod official;

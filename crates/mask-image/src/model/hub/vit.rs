@@ -1,21 +1,14 @@
 //! `vit`: plain encoders, masked image modeling (SimMIM), and classifiers.
 
-use std::path::Path;
-use std::rc::Rc;
-
-use mask_core::data::Front;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
 use mask_core::nn::{Activation, Linear, LinearHead, Parameters, unpatch};
 use mask_core::objective::absolute_error;
-use mask_core::recipe::{Value, to_value};
-use mask_core::{DevicePlan, Encoder, Features, Layout, Named, Predictor, Result, Split, View, Want};
+use mask_core::{DevicePlan, Encoder, Features, Named, Predictor, Result, View, Want};
 use tch::{Device, Kind, Tensor};
 
+use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{
-    Colours, STEP, describe, encoder_config, folder_front, input, load, map, plans, prefix_of, recipe_front, view,
-};
-use crate::model::{Vit, VitConfig};
+use super::{STEP, describe, encoder_config, load, map, prefix_of};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
 /// The family `vit`.
@@ -27,16 +20,12 @@ pub static VIT: VitFamily = VitFamily;
 /// A map of the class token and what follows it; none = tanh.
 struct Pooler(Linear, Option<Activation>);
 
-struct HostedVit {
-    config: VitConfig,
-    encoder: Vit,
+/// What stands behind the encoder.
+struct Heads {
     head: Option<LinearHead>,
     pooler: Option<Pooler>,
     classifier: Option<Linear>,
     has_token: bool,
-    colours: Colours,
-    parameters: Rc<Parameters>,
-    notes: Vec<String>,
 }
 
 fn pooler_activation(reader: &ConfigReader) -> Result<Option<Activation>> {
@@ -92,12 +81,12 @@ impl Family for VitFamily {
         let loaded = load(&names, &parameters, folder)?;
         let note = format!("the folder has no head of masked image modeling; what is read: {}", read.join(", "));
         let notes = describe(&loaded, head.is_none().then_some(note.as_str()));
-        let colours = Colours::of(folder, config.channels)?;
-        Ok(Box::new(HostedVit { notes, config, parameters, encoder, head, pooler, classifier, has_token, colours }))
+        let own = Heads { head, pooler, classifier, has_token };
+        Hosting::of(folder, config, encoder, own, parameters, notes)
     }
 }
 
-impl HostedVit {
+impl Hosting<Heads> {
     /// What the head of masked image modeling gives.
     fn pixels(&self, head: &LinearHead, seen: &Features, view: &View, plan: &DevicePlan) -> Result<[Tensor; 2]> {
         let answers = head.answer(seen, plan, 0, &STEP)?; // [B * L, P]
@@ -112,57 +101,31 @@ impl HostedVit {
     }
 }
 
-impl Hosted for HostedVit {
-    fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
-        let pixels = input(inputs, "pixel_values", 4)?;
-        let mask = inputs.get("bool_masked_pos");
-        let plans = plans(mask, pixels.size()[0], &Layout::single(self.config.grid()?), self.has_token)?;
-        let (view, plan) = view(&self.config, pixels, &plans)?;
+impl Outputs for Heads {
+    fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+        let own = &model.own;
+        let (view, plan) = model.masked(inputs, own.has_token)?;
         tch::no_grad(|| {
-            let features = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
             let last = features.last();
             let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
-            if let Some(head) = &self.head {
-                let [loss, reconstruction] = self.pixels(head, &features, &view, &plan)?;
+            if let Some(head) = &own.head {
+                let [loss, reconstruction] = model.pixels(head, &features, &view, &plan)?;
                 outputs.insert("reconstruction".to_owned(), reconstruction);
-                if mask.is_some() {
+                if inputs.contains_key("bool_masked_pos") {
                     outputs.insert("loss".to_owned(), loss);
                 }
             }
             let class = last.select(1, 0);
-            if let Some(Pooler(map, activation)) = &self.pooler {
+            if let Some(Pooler(map, activation)) = &own.pooler {
                 let mapped = map.forward(&class);
                 let pooled = activation.map_or_else(|| mapped.tanh(), |activation| activation.forward(&mapped));
                 outputs.insert("pooler_output".to_owned(), pooled);
             }
-            if let Some(classifier) = &self.classifier {
+            if let Some(classifier) = &own.classifier {
                 outputs.insert("logits".to_owned(), classifier.forward(&class));
             }
             Ok(outputs)
         })
-    }
-
-    fn encoder(&self) -> &dyn Encoder {
-        &self.encoder
-    }
-
-    fn recipe(&self) -> Result<Value> {
-        to_value(&self.config)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data, &self.colours)
-    }
-
-    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        recipe_front(&self.config, data, split, &self.colours)
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
     }
 }

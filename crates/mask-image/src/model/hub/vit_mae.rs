@@ -1,19 +1,15 @@
 //! `vit_mae`: masked autoencoders.
 
-use std::path::Path;
-use std::rc::Rc;
-
-use mask_core::data::Front;
 use mask_core::hub::{Family, Folder, Hosted, Names};
 use mask_core::nn::{Decoder, DecoderConfig, Parameters, PositionTable, QkvBias};
 use mask_core::objective::squared_error;
-use mask_core::recipe::{Value, to_value};
-use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Split, Want};
+use mask_core::{Encoder, Error, Named, Plan, Predictor, Result, Want};
 use tch::{Device, Kind, Tensor};
 
+use super::hosting::{Hosting, Outputs};
 use super::names::{Place, layer};
-use super::{Colours, STEP, describe, encoder_config, folder_front, input, load, prefix_of, recipe_front, view};
-use crate::model::{Vit, VitConfig};
+use super::{STEP, describe, encoder_config, input, load, prefix_of, view};
+use crate::model::VitConfig;
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
 /// `vit_mae`: the encoder, and the decoder where the folder has one.
@@ -22,15 +18,11 @@ pub struct VitMaeFamily;
 /// The family `vit_mae`.
 pub static VIT_MAE: VitMaeFamily = VitMaeFamily;
 
+/// What stands behind the encoder.
 struct VitMae {
-    config: VitConfig,
-    encoder: Vit,
     decoder: Option<Decoder>,
     keep: usize,
     target: PatchPixels,
-    colours: Colours,
-    parameters: Rc<Parameters>,
-    notes: Vec<String>,
 }
 
 impl Family for VitMaeFamily {
@@ -78,16 +70,12 @@ impl Family for VitMaeFamily {
         };
         let loaded = load(&names, &parameters, folder)?;
         let head = (!has_decoder).then_some("the folder has no decoder: only the encoder is read");
-        Ok(Box::new(VitMae {
+        let own = VitMae {
+            decoder,
             keep: (grid.len() as f64 * (1.0 - ratio)) as usize,
             target: PatchPixels::new(config.patch, PatchOrder::ChannelLast, normalise),
-            notes: describe(&loaded, head),
-            colours: Colours::of(folder, config.channels)?,
-            parameters,
-            config,
-            encoder,
-            decoder,
-        }))
+        };
+        Hosting::of(folder, config, encoder, own, parameters, describe(&loaded, head))
     }
 }
 
@@ -106,63 +94,40 @@ pub(super) fn decoder_names(names: Names, nested: bool, config: &DecoderConfig, 
     names
 }
 
-impl Hosted for VitMae {
-    fn forward(&self, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+impl Outputs for VitMae {
+    fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
+        let own = &model.own;
         let pixels = input(inputs, "pixel_values", 4)?;
         let noise = input(inputs, "noise", 2)?.to_kind(Kind::Float);
-        let length = self.config.grid()?.len();
+        let length = model.config.grid()?.len();
         if noise.size() != [pixels.size()[0], length as i64] {
             return Err(Error::shape("noise", format!("[{}, {length}]", pixels.size()[0]), &noise.size()));
         }
         let rows: Vec<Vec<f32>> = Vec::try_from(&noise)?;
         let plans: Vec<Plan> = rows
             .iter()
-            .map(|noise| Plan { queried: vec![(0..length as u32).collect()], ..Plan::keep_lowest(noise, self.keep) })
+            .map(|noise| Plan { queried: vec![(0..length as u32).collect()], ..Plan::keep_lowest(noise, own.keep) })
             .collect();
-        let (view, plan) = view(&self.config, pixels, &plans)?;
+        let (view, plan) = view(&model.config, pixels, &plans)?;
         tch::no_grad(|| {
-            let latent = self.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let latent = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
             let order = noise.argsort_stable(true, 1, false);
             let mut outputs = Named::from([
                 ("latent".to_owned(), latent.last().shallow_clone()),
                 ("mask".to_owned(), plan.hidden.to_kind(Kind::Float)),
                 ("ids_restore".to_owned(), order.argsort(1, false)),
             ]);
-            if let Some(decoder) = &self.decoder {
+            if let Some(decoder) = &own.decoder {
                 let answers = decoder.answer(&latent, &plan, 0, &STEP)?; // [B * L, P]
-                let targets = self.target.at(&view, &plan.scored)?;
+                let targets = own.target.at(&view, &plan.scored)?;
                 let errors = squared_error(&plan.scored_of(&answers), &targets)?;
                 outputs.insert("loss".to_owned(), errors.mean(Kind::Float).view([1]));
                 outputs.insert(
                     "logits".to_owned(),
-                    answers.view([rows.len() as i64, length as i64, self.config.patch_numbers()]),
+                    answers.view([rows.len() as i64, length as i64, model.config.patch_numbers()]),
                 );
             }
             Ok(outputs)
         })
-    }
-
-    fn encoder(&self) -> &dyn Encoder {
-        &self.encoder
-    }
-
-    fn recipe(&self) -> Result<Value> {
-        to_value(&self.config)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    fn front(&self, data: &Path) -> Result<Box<dyn Front>> {
-        folder_front(&self.config, data, &self.colours)
-    }
-
-    fn front_over(&self, data: &Value, split: Split) -> Result<Box<dyn Front>> {
-        recipe_front(&self.config, data, split, &self.colours)
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
     }
 }
