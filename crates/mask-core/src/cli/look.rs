@@ -6,7 +6,7 @@ use clap::Args;
 use tch::{Device, Kind, Tensor};
 
 use super::{Changes, Compute, say, session_or_noise};
-use crate::data::{Ask, prepare, to_device};
+use crate::data::{Ask, prepare};
 use crate::grid::Grid;
 use crate::method::{Split, Step};
 use crate::plan::Draft;
@@ -142,7 +142,7 @@ impl Masks {
             let ask = Ask { seed, clock: &clock, train: true, masked: true, state: &state, grid: None };
             let ids: Vec<u64> = ids.iter().map(|id| id % samples).collect();
             let prepared = prepare(&*session.train, &ids, &ask)?;
-            let batch = to_device(&prepared, 0..prepared.items.len(), Device::Cpu)?;
+            let batch = prepared.to_device(Device::Cpu)?;
             let at = Step { clock: &clock, train: false, micro: 0 };
             let outcome = tch::no_grad(|| session.method.loss(&batch, &at))?;
             let Some(plan) = outcome.plans.first() else { return wrong("this method settles no plan") };

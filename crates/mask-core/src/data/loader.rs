@@ -75,6 +75,16 @@ pub struct Prepared {
     pub skipped: Vec<String>,
 }
 
+impl Prepared {
+    /// All of its rows as tensors.
+    ///
+    /// # Errors
+    /// As [`to_device`].
+    pub fn to_device(&self, device: Device) -> Result<Batch> {
+        to_device(self, 0..self.items.len(), device)
+    }
+}
+
 /// Plans and reads a global batch. The same result whatever the number of threads.
 ///
 /// # Errors

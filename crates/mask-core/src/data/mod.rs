@@ -3,6 +3,7 @@
 mod labelled;
 mod loader;
 mod mix;
+mod whole;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use crate::{Named, Result};
 pub use labelled::LabelledFront;
 pub use loader::{Loader, Order, Prepared, WorkLimits, prepare, to_device};
 pub use mix::{MixConfig, Mixing};
+pub use whole::{CHUNK, SEED, STILL, still, whole};
 
 /// Numbers of one sample on their way to a tensor.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,19 +6,13 @@ use tch::{Device, Tensor};
 use super::finetune::FinetuneConfig;
 use super::guidance::GuidanceConfig;
 use super::tokens;
-use crate::data::{Ask, Front, prepare, to_device};
+use crate::data::{Ask, CHUNK, Front, SEED, STILL, prepare, whole};
 use crate::eval::{AttentiveConfig, DenseConfig, knn, linear_probe};
-use crate::method::{Encoder, Method, Pool, Step, Want};
+use crate::method::{Encoder, Method, Pool, Want};
 use crate::schedule::Clock;
 use crate::stream::{Purpose, Stream};
 use crate::train::Progress;
 use crate::{Error, Named, Result};
-
-/// Samples that go through a model at once in evaluation.
-pub(super) const CHUNK: usize = 256;
-
-/// The seed of everything in evaluation, so that runs of all seeds see the same masks and rows.
-pub(super) const SEED: u64 = 0;
 
 /// Recipe keys of the held-out loss.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +195,7 @@ pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64
         let state = Named::new();
         let ask = Ask { seed: SEED, clock: &clock, train: false, masked: true, state: &state, grid: None };
         let prepared = prepare(front, ids, &ask)?;
-        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+        let batch = prepared.to_device(device)?;
         let (values, count) = crate::train::evaluate(method, &batch, &clock, chunk as u64)?;
         for (index, (name, value)) in values.into_iter().enumerate() {
             match sums.get_mut(index) {
@@ -221,17 +215,13 @@ pub fn held_out(method: &dyn Method, front: &dyn Front, samples: u64, steps: u64
 /// # Errors
 /// Data that can't be read.
 pub fn top1(method: &dyn Method, front: &dyn Front, samples: u64, device: Device) -> Result<Option<Score>> {
-    let clock = Clock::at(0, 1, 1);
     // Folders are sorted by class: the first samples would be of one.
     let ids = rows(front, samples);
     let (mut right, mut count) = (0, 0);
-    for ids in ids.chunks(CHUNK) {
-        let state = Named::new();
-        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
-        let prepared = prepare(front, ids, &ask)?;
-        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
-        let step = Step { clock: &clock, train: false, micro: 0 };
-        let Some(logits) = tch::no_grad(|| method.classify(&batch, &step))? else { return Ok(None) };
+    for prepared in whole(front, &ids) {
+        let prepared = prepared?;
+        let batch = prepared.to_device(device)?;
+        let Some(logits) = tch::no_grad(|| method.classify(&batch, &STILL))? else { return Ok(None) };
         let named = Vec::<i64>::try_from(logits.argmax(1, false))?;
         for (item, named) in prepared.items.iter().zip(named) {
             let Some(label) = front.label(item.id) else { return Ok(None) };
@@ -269,20 +259,16 @@ pub fn embed(
     what: Option<&str>,
     pools: &[Pool],
 ) -> Result<Embedded> {
-    let clock = Clock::at(0, 1, 1);
     let mut progress = what.map(|what| Progress::new(what, 0, ids.len() as u64));
     let mut features: Vec<(Pool, Vec<Tensor>)> = pools.iter().map(|pool| (*pool, Vec::new())).collect();
     let (mut raw, mut labels, mut names) = (Some(Vec::new()), Some(Vec::new()), Vec::new());
     let (mut skipped, mut done) = (Vec::new(), 0);
-    for chunk in ids.chunks(CHUNK) {
-        let state = Named::new();
-        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
-        let prepared = prepare(front, chunk, &ask)?;
-        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+    for prepared in whole(front, ids) {
+        let prepared = prepared?;
+        let batch = prepared.to_device(device)?;
         let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
-        let step = Step { clock: &clock, train: false, micro: 0 };
         tch::no_grad(|| {
-            let given = encoder.encode(view, None, &Want::last(), &step)?;
+            let given = encoder.encode(view, None, &Want::last(), &STILL)?;
             for (pool, all) in &mut features {
                 all.push(given.of(*pool)?.to_kind(tch::Kind::Float).to_device(Device::Cpu));
             }
@@ -299,8 +285,8 @@ pub fn embed(
             });
             names.push(front.name(item.id));
         }
+        done += prepared.items.len() + prepared.skipped.len();
         skipped.extend(prepared.skipped);
-        done += chunk.len();
         if let Some(progress) = &mut progress {
             progress.at(done as u64, "");
         }

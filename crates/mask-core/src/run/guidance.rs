@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::evaluate::{CHUNK, SEED, rows};
-use crate::data::{Ask, Front, prepare, to_device};
-use crate::method::{Method, Step};
-use crate::schedule::Clock;
-use crate::{Named, Result};
+use super::evaluate::rows;
+use crate::Result;
+use crate::data::{Front, STILL, whole};
+use crate::method::Method;
 
 /// Recipe keys of the rank correlation of scores.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,16 +30,12 @@ impl Default for GuidanceConfig {
 /// # Errors
 /// Data that can't be read.
 pub fn guidance(method: &dyn Method, front: &dyn Front, samples: u64, device: Device) -> Result<Option<f64>> {
-    let clock = Clock::at(0, 1, 1);
     let (mut sum, mut count) = (0.0, 0);
-    for ids in rows(front, samples).chunks(CHUNK) {
-        let state = Named::new();
-        let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
-        let prepared = prepare(front, ids, &ask)?;
-        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+    for prepared in whole(front, &rows(front, samples)) {
+        let prepared = prepared?;
+        let batch = prepared.to_device(device)?;
         let Some(view) = batch.views.first() else { return Ok(None) };
-        let step = Step { clock: &clock, train: false, micro: 0 };
-        let Some(scores) = tch::no_grad(|| method.scores(view, &step))? else { return Ok(None) };
+        let Some(scores) = tch::no_grad(|| method.scores(view, &STILL))? else { return Ok(None) };
         let scores: Vec<Vec<f32>> = Vec::try_from(scores.to_kind(tch::Kind::Float).to_device(Device::Cpu))?;
         for (item, scores) in prepared.items.iter().zip(&scores) {
             let Some(known) = front.salience(item)? else { return Ok(None) };

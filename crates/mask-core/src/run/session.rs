@@ -13,7 +13,7 @@ use super::guidance::guidance;
 use super::resolve::{Overrides, Register, Resolved};
 use super::result::{self, RANDOM};
 use super::summary;
-use crate::data::{Ask, Front, WorkLimits, prepare, to_device};
+use crate::data::{Ask, Front, WorkLimits, prepare};
 use crate::method::{Method, Sheet, Split, Step};
 use crate::nn::Parameters;
 use crate::recipe::{Tree, Value, differences};
@@ -209,7 +209,7 @@ impl Session {
         let ask = Ask { seed: 0, clock: &clock, train: false, masked: true, state: &state, grid: None };
         let ids: Vec<u64> = (0..self.held_out.len().min(count)).collect();
         let prepared = prepare(&*self.held_out, &ids, &ask)?;
-        let batch = to_device(&prepared, 0..prepared.items.len(), self.device)?;
+        let batch = prepared.to_device(self.device)?;
         tch::no_grad(|| self.method.show(&batch, &Step { clock: &clock, train: false, micro: 0 }))
     }
 }

@@ -2,12 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::evaluate::{CHUNK, EvaluateConfig, SEED, Score, rows};
-use crate::data::{Ask, Front, prepare, to_device};
+use super::evaluate::{EvaluateConfig, Score, rows};
+use crate::data::{Front, STILL, whole};
 use crate::eval::{AttentiveConfig, DenseConfig, attentive_probe, dense_probe};
-use crate::method::{Encoder, Step, Want};
-use crate::schedule::Clock;
-use crate::{Error, Named, Result};
+use crate::method::{Encoder, Want};
+use crate::{Error, Result};
 
 /// Tokens of at most so many bytes are kept; others are made anew each time they are read.
 const KEPT: usize = 1 << 31;
@@ -36,18 +35,15 @@ pub(super) fn scores(
 
 /// The tokens of some samples, nothing hidden, no augmentation: [n, T, D].
 fn tokens(encoder: &dyn Encoder, front: &dyn Front, ids: &[u64], device: Device) -> Result<Tensor> {
-    let (clock, state) = (Clock::at(0, 1, 1), Named::new());
-    let ask = Ask { seed: SEED, clock: &clock, train: false, masked: false, state: &state, grid: None };
-    let step = Step { clock: &clock, train: false, micro: 0 };
     let mut all = Vec::new();
-    for ids in ids.chunks(CHUNK) {
-        let prepared = prepare(front, ids, &ask)?;
+    for prepared in whole(front, ids) {
+        let prepared = prepared?;
         if let Some(problem) = prepared.skipped.first() {
             return Err(Error::value("data", format!("a probe of tokens needs every sample: {problem}")));
         }
-        let batch = to_device(&prepared, 0..prepared.items.len(), device)?;
+        let batch = prepared.to_device(device)?;
         let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
-        let features = tch::no_grad(|| encoder.encode(view, None, &Want::last(), &step))?;
+        let features = tch::no_grad(|| encoder.encode(view, None, &Want::last(), &STILL))?;
         if features.valid.is_some() {
             return Err(Error::value("data", "a probe of tokens needs samples of one length"));
         }

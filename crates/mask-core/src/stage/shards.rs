@@ -10,18 +10,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::Workbench;
 use super::checksum::hash_text;
-use crate::data::{Ask, Front, prepare, to_device};
+use crate::data::{Front, STILL, still, whole};
 use crate::method::{Split, Step, View};
-use crate::schedule::Clock;
 use crate::store::RowFile;
 use crate::train::{Progress, interrupted};
 use crate::{Error, Named, Result, store};
 
 /// The parts of the data that stages go through.
 pub const SPLITS: [Split; 2] = [Split::Train, Split::HeldOut];
-
-/// Samples that go through a model at once.
-const CHUNK: usize = 256;
 
 /// Numbers of a file at most, as far as whole samples allow, and its samples at most.
 const NUMBERS: usize = 1 << 26;
@@ -61,9 +57,7 @@ impl Shape {
     /// A front that can't plan.
     pub fn of(front: &dyn Front, width: usize, more: Named<String>) -> Result<Self> {
         let samples = front.len();
-        let clock = Clock::at(0, 1, 1);
-        let state = Named::new();
-        let items = front.plan(&[0], &still(&clock, &state))?;
+        let items = front.plan(&[0], &still(&Named::new()))?;
         let layout = items.first().and_then(|item| item.views.first()).map(|view| view.layout.clone());
         let layout = layout.ok_or_else(|| Error::Defect("a sample without a view".to_owned()))?;
         let per_shard = (NUMBERS / (layout.len() * width).max(1)).clamp(1, SAMPLES) as u64;
@@ -119,11 +113,6 @@ pub(super) fn names(front: &dyn Front) -> String {
     hash_text(&all.join("\n"))
 }
 
-/// What a front is asked for: nothing hidden, no augmentation.
-fn still<'a>(clock: &'a Clock, state: &'a Named<Vec<f32>>) -> Ask<'a> {
-    Ask { seed: 0, clock, train: false, masked: false, state, grid: None }
-}
-
 /// Rows of a batch: tensors [B, T, ..] by name, and which of them are real, [B, T]; none = all.
 pub type BatchRows = (Vec<(String, Tensor)>, Option<Tensor>);
 
@@ -139,8 +128,6 @@ pub fn write_rows(
     shape: &Shape,
     rows: &mut dyn FnMut(&View, &Step<'_>) -> Result<BatchRows>,
 ) -> Result<()> {
-    let clock = Clock::at(0, 1, 1);
-    let state = Named::new();
     let what = format!("stage {}, {}", at.name, split_name(split).replace('_', "-"));
     let mut progress = Progress::new(&what, 0, shape.samples);
     store::sweep(at.folder)?;
@@ -153,8 +140,8 @@ pub fn write_rows(
         let ids: Vec<u64> = (first..last).collect();
         let mut parts: Named<Vec<Tensor>> = Named::new();
         let mut lengths = vec![0i64; ids.len()];
-        for chunk in ids.chunks(CHUNK) {
-            let prepared = match prepare(front, chunk, &still(&clock, &state)) {
+        for prepared in whole(front, &ids) {
+            let prepared = match prepared {
                 Ok(prepared) => prepared,
                 // Samples that can't be read have no rows; where all of a chunk are so, that is all there is.
                 Err(Error::Value { what, problem }) if what == "data" && !front.strict() => {
@@ -166,10 +153,9 @@ pub fn write_rows(
             for problem in &prepared.skipped {
                 tracing::warn!("stage {}: skipped a sample: {problem}", at.name);
             }
-            let batch = to_device(&prepared, 0..prepared.items.len(), at.device)?;
+            let batch = prepared.to_device(at.device)?;
             let view = batch.views.first().ok_or_else(|| Error::Defect("a batch without views".to_owned()))?;
-            let step = Step { clock: &clock, train: false, micro: 0 };
-            let (tensors, valid) = tch::no_grad(|| rows(view, &step))?;
+            let (tensors, valid) = tch::no_grad(|| rows(view, &STILL))?;
             let mut real = vec![-1i64; batch.ids.len()];
             if let Some(valid) = &valid {
                 real = Vec::<i64>::try_from(valid.sum_dim_intlist(1, false, Kind::Int64).to_device(Device::Cpu))?;

@@ -3,6 +3,7 @@
 use mask_core::{Error, Result, SamplerConfig};
 use serde::{Deserialize, Serialize};
 
+use super::recolour::probability;
 use super::{Augment, Blur, RandomResized, Reads, ViewSpec};
 
 /// Recipe keys of DINO's multi-crop: two global crops of the encoder's size, which may be masked, and some small local
@@ -55,9 +56,7 @@ impl MultiCrop {
         self.global.check().map_err(under("global"))?;
         self.local.check().map_err(under("local"))?;
         for (key, shares) in [("blur", self.blur), ("solarise", self.solarise)] {
-            if let Some(share) = shares.iter().find(|share| !(0.0..=1.0).contains(*share)) {
-                return Err(Error::value(key, format!("{share} is no probability: 0 to 1")));
-            }
+            shares.iter().try_for_each(|share| probability(key, *share))?;
         }
         let view = |which: usize, size, crop: &RandomResized, mask| {
             let blur = Blur { probability: self.blur[which], ..base.blur.clone().unwrap_or_default() };

@@ -1,5 +1,6 @@
 //! `beit`: BEiT's and SimMIM's encoders, BEiT's head over visual tokens, and classifiers.
 
+use mask_core::data::STILL;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted, Names};
 use mask_core::nn::{LayerNorm, Linear, Parameters, PositionTable, QkvBias, RelativeBiasConfig};
 use mask_core::{Encoder, Named, Result, Want};
@@ -7,7 +8,7 @@ use tch::{Device, Tensor};
 
 use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{STEP, describe, encoder_config, load, map, prefix_of};
+use super::{describe, encoder_config, load, map, prefix_of};
 use crate::model::VitConfig;
 
 /// The family `beit`.
@@ -115,7 +116,7 @@ impl Outputs for Beit {
     fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
         let (view, plan) = model.masked(inputs, model.own.has_token)?;
         tch::no_grad(|| {
-            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STILL)?;
             let last = features.last();
             let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
             let logits =

@@ -1,5 +1,6 @@
 //! `ijepa`: I-JEPA's encoders, with or without a classifier on the mean of the tokens.
 
+use mask_core::data::STILL;
 use mask_core::hub::{Family, Folder, Hosted};
 use mask_core::nn::{Linear, Parameters};
 use mask_core::{Encoder, Named, Result, Want};
@@ -7,7 +8,7 @@ use tch::{Device, Tensor};
 
 use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{STEP, describe, encoder_config, load, map, prefix_of};
+use super::{describe, encoder_config, load, map, prefix_of};
 use crate::model::VitConfig;
 
 /// The family `ijepa`.
@@ -51,7 +52,7 @@ impl Outputs for IJepa {
     fn forward(model: &Hosting<Self>, inputs: &Named<Tensor>) -> Result<Named<Tensor>> {
         let (view, plan) = model.masked(inputs, model.own.has_token)?;
         tch::no_grad(|| {
-            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STILL)?;
             let mut outputs = Named::from([("last_hidden_state".to_owned(), features.last().shallow_clone())]);
             if let Some(classifier) = &model.own.classifier {
                 outputs.insert("logits".to_owned(), classifier.forward(&features.pooled()));

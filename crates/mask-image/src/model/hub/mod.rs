@@ -17,7 +17,7 @@ use mask_core::hub::{ConfigReader, Folder, Loaded, Names};
 use mask_core::method::DeviceDraft;
 use mask_core::nn::{Init, InitRule, Linear, Parameters, PositionTable, QkvBias, Scope};
 use mask_core::recipe::{Value, typed_over};
-use mask_core::{Clock, DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Site, Split, Step, View};
+use mask_core::{DevicePlan, Error, Fill, Layout, Named, Plan, Result, SamplerConfig, Site, Split, View};
 use tch::{Kind, Tensor};
 
 use super::VitConfig;
@@ -81,9 +81,6 @@ fn input<'a>(inputs: &'a Named<Tensor>, name: &str, dims: usize) -> Result<&'a T
     }
     Ok(tensor)
 }
-
-const CLOCK: Clock = Clock { step: 0, steps: 1, epoch: 0, steps_in_epoch: 1 };
-const STEP: Step<'static> = Step { clock: &CLOCK, train: false, micro: 0 };
 
 /// A view of given pixels, and the plan of its rows.
 fn view(config: &VitConfig, pixels: &Tensor, plans: &[Plan]) -> Result<(View, DevicePlan)> {

@@ -1,5 +1,6 @@
 //! `vit`: plain encoders, masked image modeling (SimMIM), and classifiers.
 
+use mask_core::data::STILL;
 use mask_core::hub::{ConfigReader, Family, Folder, Hosted};
 use mask_core::nn::{Activation, Linear, LinearHead, Parameters, unpatch};
 use mask_core::objective::absolute_error;
@@ -8,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::hosting::{Hosting, Outputs};
 use super::names::Place;
-use super::{STEP, describe, encoder_config, load, map, prefix_of};
+use super::{describe, encoder_config, load, map, prefix_of};
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
 /// The family `vit`.
@@ -89,7 +90,7 @@ impl Family for VitFamily {
 impl Hosting<Heads> {
     /// What the head of masked image modeling gives.
     fn pixels(&self, head: &LinearHead, seen: &Features, view: &View, plan: &DevicePlan) -> Result<[Tensor; 2]> {
-        let answers = head.answer(seen, plan, 0, &STEP)?; // [B * L, P]
+        let answers = head.answer(seen, plan, 0, &STILL)?; // [B * L, P]
         let target = PatchPixels::new(self.config.patch, PatchOrder::ChannelFirst, Normalise::None);
         let errors = absolute_error(&plan.scored_of(&answers), &target.at(view, &plan.scored)?)?;
         let pixels = (self.config.patch[0] * self.config.patch[1]) as f64;
@@ -106,7 +107,7 @@ impl Outputs for Heads {
         let own = &model.own;
         let (view, plan) = model.masked(inputs, own.has_token)?;
         tch::no_grad(|| {
-            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let features = model.encoder.encode(&view, Some(&plan), &Want::last(), &STILL)?;
             let last = features.last();
             let mut outputs = Named::from([("last_hidden_state".to_owned(), last.shallow_clone())]);
             if let Some(head) = &own.head {

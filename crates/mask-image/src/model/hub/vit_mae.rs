@@ -1,5 +1,6 @@
 //! `vit_mae`: masked autoencoders.
 
+use mask_core::data::STILL;
 use mask_core::hub::{Family, Folder, Hosted, Names};
 use mask_core::nn::{Decoder, DecoderConfig, Parameters, PositionTable, QkvBias};
 use mask_core::objective::squared_error;
@@ -8,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::hosting::{Hosting, Outputs};
 use super::names::{Place, layer};
-use super::{STEP, describe, encoder_config, input, load, prefix_of, view};
+use super::{describe, encoder_config, input, load, prefix_of, view};
 use crate::model::VitConfig;
 use crate::target::{Normalise, PatchOrder, PatchPixels};
 
@@ -110,7 +111,7 @@ impl Outputs for VitMae {
             .collect();
         let (view, plan) = view(&model.config, pixels, &plans)?;
         tch::no_grad(|| {
-            let latent = model.encoder.encode(&view, Some(&plan), &Want::last(), &STEP)?;
+            let latent = model.encoder.encode(&view, Some(&plan), &Want::last(), &STILL)?;
             let order = noise.argsort_stable(true, 1, false);
             let mut outputs = Named::from([
                 ("latent".to_owned(), latent.last().shallow_clone()),
@@ -118,7 +119,7 @@ impl Outputs for VitMae {
                 ("ids_restore".to_owned(), order.argsort(1, false)),
             ]);
             if let Some(decoder) = &own.decoder {
-                let answers = decoder.answer(&latent, &plan, 0, &STEP)?; // [B * L, P]
+                let answers = decoder.answer(&latent, &plan, 0, &STILL)?; // [B * L, P]
                 let targets = own.target.at(&view, &plan.scored)?;
                 let errors = squared_error(&plan.scored_of(&answers), &targets)?;
                 outputs.insert("loss".to_owned(), errors.mean(Kind::Float).view([1]));
