@@ -3,16 +3,4 @@
 use mask_core::run::Register;
 
 /// What this crate registers.
-pub const REGISTER: Register = Register {
-    name: env!("CARGO_PKG_NAME"),
-    about: "masked modeling for text",
-    modality: "text",
-    raw: "raw text",
-    methods: &[],
-    tasks: &[],
-    tokenizers: &[],
-    stages: &[],
-    families: &[],
-    layouts: &[],
-    golden: "",
-};
+pub const REGISTER: Register = Register::empty(env!("CARGO_PKG_NAME"), "masked modeling for text", "text", "raw text");

@@ -45,6 +45,24 @@ pub struct Register {
 }
 
 impl Register {
+    /// A register that names its crate and holds nothing: what a crate fills in.
+    #[must_use]
+    pub const fn empty(name: &'static str, about: &'static str, modality: &'static str, raw: &'static str) -> Self {
+        Self {
+            name,
+            about,
+            modality,
+            raw,
+            methods: &[],
+            tasks: &[],
+            tokenizers: &[],
+            stages: &[],
+            families: &[],
+            layouts: &[],
+            golden: "",
+        }
+    }
+
     /// Every kind of `method` that a recipe may have.
     fn all(&self) -> impl Iterator<Item = &'static MethodEntry> {
         self.methods.iter().chain(self.tasks).chain(self.tokenizers)

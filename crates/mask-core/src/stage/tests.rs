@@ -16,19 +16,7 @@ use crate::recipe::Value;
 use crate::run::Register;
 use crate::{Error, Named, Result};
 
-const REGISTER: Register = Register {
-    name: "points",
-    about: "points",
-    methods: &[],
-    tasks: &[],
-    tokenizers: &[],
-    stages: &[],
-    families: &[],
-    layouts: &[],
-    golden: "",
-    modality: "points",
-    raw: "points",
-};
+const REGISTER: Register = Register::empty("points", "points", "points", "points");
 
 /// Three points a sample, round (0, 0), (10, 0) or (0, 10) in turn; sample 5 can't be read.
 struct Points(u64);

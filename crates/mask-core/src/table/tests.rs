@@ -17,19 +17,7 @@ const METHODS: &[crate::method::MethodEntry] = &[crate::method::MethodEntry {
     data_stages: |_| Ok(Vec::new()),
 }];
 
-const REGISTER: Register = Register {
-    name: "mask-blinds",
-    about: "",
-    methods: METHODS,
-    tasks: &[],
-    tokenizers: &[],
-    stages: &[],
-    layouts: &[],
-    families: &[],
-    golden: "",
-    modality: "blinds",
-    raw: "raw rows",
-};
+const REGISTER: Register = Register { methods: METHODS, ..Register::empty("mask-blinds", "", "blinds", "raw rows") };
 
 const TABLE: &str = "
 title: Rows
