@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Training;
-use super::measure::open_hosted;
 use crate::recipe::{Mapping, Tree, Value, to_value};
 use crate::run::{InitConfig, Overrides, Register, Resolved, Session};
 use crate::{Error, Result};
@@ -43,7 +42,7 @@ fn encoder(register: &Register, from: &InitConfig) -> Result<Value> {
             let encoder = resolved.config.method.get("encoder").cloned();
             encoder.ok_or_else(|| Error::file(run, "is a run whose method has no encoder to fine-tune"))
         }
-        (None, Some(hf)) => open_hosted(register, hf, tch::Device::Cpu)?.recipe(),
+        (None, Some(hf)) => register.open_hosted(hf, tch::Device::Cpu)?.recipe(),
         (None, None) => Err(Error::value("finetune", "takes a run or --hf")),
     }
 }

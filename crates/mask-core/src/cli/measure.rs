@@ -1,6 +1,6 @@
 //! `probe`, `eval`, `embed`, `forward`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use tch::{Device, Tensor};
@@ -13,7 +13,7 @@ use crate::run::{
     Embedded, EvaluateConfig, FinetuneConfig, KnnConfig, LinearConfig, Register, Scores, Session, Work, embed,
     held_out, score,
 };
-use crate::{Error, Named, Result, hub, store};
+use crate::{Error, Named, Result, store};
 
 #[derive(Args)]
 pub(super) struct Probe {
@@ -76,7 +76,7 @@ impl Probe {
                 return Err(Error::value("--kind finetune", "trains the encoder of a run, not one of a folder"));
             }
             (None, Some(hf), Some(train), Some(test)) => {
-                let hosted = open_hosted(register, hf, device)?;
+                let hosted = register.open_hosted(hf, device)?;
                 let fronts = [hosted.front(train)?, hosted.front(test)?];
                 let raw = self.baselines.then_some(register.raw);
                 let name = hf.display().to_string();
@@ -93,14 +93,6 @@ impl Probe {
         print_scores(&scores);
         Ok(())
     }
-}
-
-pub(super) fn open_hosted(register: &Register, folder: &Path, device: Device) -> Result<Box<dyn hub::Hosted>> {
-    let hosted = hub::open(register.families, folder, device)?;
-    for note in hosted.notes() {
-        tracing::info!("{}: {note}", folder.display());
-    }
-    Ok(hosted)
 }
 
 /// A table of accuracies.
@@ -190,7 +182,7 @@ impl Embed {
                 embed_all(session.method.encoder(), &*session.train, device)?
             }
             (None, Some(hf)) => {
-                let hosted = open_hosted(register, hf, device)?;
+                let hosted = register.open_hosted(hf, device)?;
                 embed_all(hosted.encoder(), &*hosted.front(&self.data)?, device)?
             }
             (None, None) => return Err(Error::value("embed", "takes a run or --hf")),
@@ -237,7 +229,7 @@ impl Forward {
     pub(super) fn run(self, register: &Register) -> Result<()> {
         self.compute.start();
         let device = self.compute.device;
-        let hosted = open_hosted(register, &self.hf, device)?;
+        let hosted = register.open_hosted(&self.hf, device)?;
         let inputs: Named<Tensor> = store::read(&self.inputs)?
             .tensors
             .into_iter()

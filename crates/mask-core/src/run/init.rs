@@ -8,7 +8,7 @@ use tch::Device;
 use super::{Overrides, Register, Session};
 use crate::method::Split;
 use crate::nn::{Transferred, transfer};
-use crate::{Error, Result, hub};
+use crate::{Error, Result};
 
 /// Recipe keys of `init`: one of `hf` and `run`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +45,7 @@ impl Session {
         let strict = config.strict.unwrap_or(false);
         let (from, key, done) = match (&config.hf, &config.run) {
             (Some(hf), _) => {
-                let hosted = hub::open(register.families, hf, Device::Cpu)?;
-                for note in hosted.notes() {
-                    tracing::info!("{}: {note}", hf.display());
-                }
+                let hosted = register.open_hosted(hf, Device::Cpu)?;
                 (hf, "init.hf", transfer(hosted.parameters(), &self.parameters, strict))
             }
             (None, Some(run)) => {

@@ -63,6 +63,18 @@ impl Register {
         }
     }
 
+    /// Opens a Hugging Face folder by the crate's families; what a user should know of it is logged.
+    ///
+    /// # Errors
+    /// As [`crate::hub::open`].
+    pub fn open_hosted(&self, folder: &Path, device: Device) -> Result<Box<dyn crate::hub::Hosted>> {
+        let hosted = crate::hub::open(self.families, folder, device)?;
+        for note in hosted.notes() {
+            tracing::info!("{}: {note}", folder.display());
+        }
+        Ok(hosted)
+    }
+
     /// Every kind of `method` that a recipe may have.
     fn all(&self) -> impl Iterator<Item = &'static MethodEntry> {
         self.methods.iter().chain(self.tasks).chain(self.tokenizers)
